@@ -1,0 +1,45 @@
+# wsss_nb: every target makes .venv first if it is missing.   `make` lists them.
+PYTHON ?= python3
+DATA   ?= cooccur
+PRESET ?= demo
+RUNS   ?= runs
+ARGS   ?=
+
+BIN := .venv/bin
+# Idle OpenMP threads must not spin: on a few cores they would steal time from the loader and the kernels.
+export OMP_WAIT_POLICY = passive
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lab figures bench nbs clean
+
+help:  ## this list
+	@echo "wsss_nb: weakly supervised semantic segmentation in notebooks"; echo
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@echo; echo "  Options: DATA=folder:/path  PRESET=demo|small|paper  RUNS=runs  PYTHON=python3.12  ARGS='...'"
+
+demo: .venv/.installed  ## CAM beside CAM+FBR: train, evaluate, table and two figures (DATA=, PRESET=)
+	$(BIN)/wsss_nb demo --data "$(DATA)" --preset "$(PRESET)" --runs "$(RUNS)" $(ARGS)
+
+test: .venv/.installed  ## everything CI runs: notebooks, export in step, style, tests
+	$(BIN)/python -m pytest tests $(ARGS)
+
+lab: .venv/.installed  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=. nbs/index.ipynb
+
+nbs: .venv/.installed  ## after editing notebooks: export the library, clean, write README.md
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/python tests/readme.py --write
+
+clean:  ## remove caches (never runs/ or .venv/)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find nbs wsss_nb tests -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+.venv/.installed: setup.py settings.ini constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; name one with make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing wsss_nb and its tested requirements into .venv (two to three minutes, once)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[offline,dev]" -c constraints.txt
+	@touch $@

@@ -1,0 +1,83 @@
+"Rules that a reader relies on: lint, small modules, imports that point downwards, no build tool in the library."
+import ast
+import subprocess
+import sys
+
+import pytest
+from notebooks import ROOT
+
+LIB = ROOT/'wsss_nb'
+# A module may import from its own layer and from those above it in this list (product.md).
+LAYERS = [['core', 'recipe', 'runs'], ['data'], ['models'], ['losses'], ['train', 'cams', 'features'], ['refine'],
+          ['metrics'], ['viz'], ['experiment', 'compare', 'explore', 'ablate', 'paper'], ['cli']]
+LONGEST = 320
+MODULES = sorted(p for p in LIB.rglob('*.py') if not p.name.startswith('_'))
+
+
+def name_of(path): return '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+
+
+def layer(module):
+    "Position of `wsss_nb.data.folder` in LAYERS, by its first part."
+    part = module.split('.')[1]
+    found = [i for i, names in enumerate(LAYERS) if part in names]
+    assert found, f"{module}: name its layer in tests/test_style.py and in the contract of the project"
+    return found[0]
+
+
+def imports(path):
+    "Full names of all modules imported anywhere in a file, inside functions too."
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import): yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            up = path.relative_to(ROOT).parts[:-node.level] if node.level else ()   # nbdev writes relative imports
+            module = '.'.join([*up, *filter(None, [node.module])])
+            if (ROOT/module.replace('.', '/')).is_dir(): yield from (f'{module}.{a.name}' for a in node.names)
+            else: yield module
+
+
+
+def test_ruff():
+    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '--config', ROOT/'tests/ruff.toml',
+                           LIB, ROOT/'tests', ROOT/'setup.py'], capture_output=True, text=True)
+    if done.returncode: pytest.fail(done.stdout + done.stderr, pytrace=False)
+
+
+@pytest.mark.parametrize('path', MODULES, ids=name_of)
+def test_module(path):
+    lines = path.read_text(encoding='utf-8').splitlines()
+    assert len(lines) <= LONGEST, f"{len(lines)} lines: this module has become two ideas"
+    for name in imports(path):
+        top = name.split('.')[0]
+        assert top not in ('fastcore', 'nbdev', 'execnb', 'pytest'), f"{path.name} imports {name}: a build tool"
+        if top == 'wsss_nb' and '.' in name:
+            assert layer(name) <= layer(name_of(path)), f"{path.name} imports {name}: imports point downwards only"
+
+
+def test_no_import_cycle():
+    graph = {name_of(p): {n for n in imports(p) if n.startswith('wsss_nb.')} for p in MODULES}
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, ' -> '.join([*path[path.index(name):], name])
+        if name in done: return
+        path.append(name)
+        for other in graph.get(name, ()): visit(other)
+        path.pop()
+        done.add(name)
+    for name in graph: visit(name)
+
+
+def test_layout():
+    "Only what product.md prescribes lies at the top of the project."
+    allowed = {'nbs', 'wsss_nb', 'tests', 'figures', 'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'Makefile',
+               'constraints.txt', '.ci', '.gitignore', '.gitattributes'}
+    listed = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode: pytest.skip('not a git clone')
+    assert {f.split('/')[0] for f in listed.stdout.split()} <= allowed
+
+
+def test_import_is_light():
+    "`import wsss_nb` loads no torch, so that `wsss_nb --help` answers at once."
+    code = "import sys, wsss_nb; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
