@@ -26,6 +26,12 @@ test: .venv/.installed  ## everything CI runs: notebooks, export in step, style,
 lab: .venv/.installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=. nbs/index.ipynb
 
+figures: .venv/.installed  ## redraw the figures of the runs in RUNS into figures/
+	for name in cams iou sweep; do $(BIN)/wsss_nb figure $$name --runs "$(RUNS)" || exit; done
+
+bench: .venv/.installed  ## speed beside the plain formulations: figures/bench.md (ARGS="--only sweep")
+	$(BIN)/python tests/bench.py $(ARGS)
+
 nbs: .venv/.installed  ## after editing notebooks: export the library, clean, write README.md
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean

@@ -41,12 +41,6 @@ def scratch_project(folder):
     return project
 
 
-def inject(nb, values):
-    "Put papermill's cell with `values` after the cell tagged `parameters`."
-    from papermill.parameterize import parameterize_notebook
-    return parameterize_notebook(nb, values)
-
-
 def location(nb):
     "The first cell that failed, as a person would look for it."
     for i, c in enumerate(nb.cells):
@@ -57,13 +51,13 @@ def location(nb):
 class Pool:
     "Notebooks running in threads, each with a kernel process of its own."
 
-    def __init__(self, names, folder, values=None):
-        self.project, self.seconds, self.values = scratch_project(folder), {}, values or {}
+    def __init__(self, names, folder):
+        self.project, self.seconds = scratch_project(folder), {}
         self.env = dict(os.environ, OMP_NUM_THREADS='1', OMP_WAIT_POLICY='passive', PYTHONPATH=str(self.project),
                         IPYTHONDIR=str(folder/'ipython'), JUPYTER_DATA_DIR=str(folder/'jupyter'),
                         PYTHONHASHSEED='0')
         self.threads = ThreadPoolExecutor(WORKERS)
-        self.futures = {n: self.threads.submit(self._run, *(n if isinstance(n, tuple) else (n, None))) for n in names}
+        self.futures = {n: self.threads.submit(self._run, n) for n in names}
 
     def wait(self, name):
         "'' when the notebook ran through, else what a person needs to see."
@@ -71,9 +65,8 @@ class Pool:
 
     def close(self): self.threads.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, name, values):
+    def _run(self, name):
         start, nb = time.perf_counter(), read(self.project/'nbs'/f'{name}.ipynb')
-        if values is not None: nb = inject(nb, values)
         client = NotebookClient(nb, kernel_name='python3', timeout=TIMEOUT,
                                 resources={'metadata': {'path': str(self.project/'nbs')}})
         try: asyncio.run(self._execute(client))

@@ -9,11 +9,11 @@ __all__ = ['plain', 'app', 'data_app', 'runs_app', 'Method', 'Data', 'Preset', '
            'read_recipe', 'describe', 'train', 'open_run', 'ensure_cams', 'cams', 'evaluate', 'metrics_text', 'figure',
            'demo']
 
-# %% ../nbs/70_cli.ipynb #300e916c
+# %% ../nbs/70_cli.ipynb #f5a83fe4
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -59,15 +59,15 @@ runs_app = typer.Typer(help="List the stored runs; show or remove one.", rich_ma
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 
-# %% ../nbs/70_cli.ipynb #99c47c2a
+# %% ../nbs/70_cli.ipynb #e0825945
 Method = Annotated[str, typer.Option(help="Baseline, then terms: cam, cam+fbr.")]
 Data = Annotated[str, typer.Option(help="cooccur, 'cooccur?p=0.7&n=400', folder:PATH, voc:PATH.")]
 Preset = Annotated[str, typer.Option(help="paper, small, demo or smoke: backbone, crop and length.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in the run.", min=0)]
-Set = Annotated[Optional[list[str]], typer.Option("--set", help="Change a recipe field, e.g. terms.fbr.lambda_bg=0.05. Repeatable.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe field, e.g. terms.fbr.lambda_bg=0.05. Repeatable.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Runs = Annotated[Path, typer.Option(help="Folder of the run store.")]
-Workers = Annotated[Optional[int], typer.Option(help="Loader processes; default: chosen for the device.", min=0)]
+Workers = Annotated[int | None, typer.Option(help="Loader processes; default: chosen for the device.", min=0)]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave damaged samples out (and record which).")]
 Key = Annotated[str, typer.Argument(help="A run's key, or the beginning of it (see: wsss_nb runs).")]
 SplitName = Annotated[str, typer.Option("--split", help="train, val or test.")]
@@ -163,16 +163,16 @@ def describe(run) -> str:
     return (f"{r.method} on {r.data} ({m['split']}): mIoU {100 * m['miou']:.1f} ({shares}) "
             f"at threshold {m['threshold']:.2f} from {m['threshold_from']}\nrun {run.key} in {run.path}")
 
-# %% ../nbs/70_cli.ipynb #2d5e4892
-RecipeFile = Annotated[Optional[Path], typer.Option("--recipe", help="A recipe.json instead of --method, --data, --preset, --seed.")]
-DataAgain = Annotated[Optional[str], typer.Option("--data", help="Where the run's data lies now, if it has moved.")]
+# %% ../nbs/70_cli.ipynb #ea172f9e
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe.json instead of --method, --data, --preset, --seed.")]
+DataAgain = Annotated[str | None, typer.Option("--data", help="Where the run's data lies now, if it has moved.")]
 
 @app.command()
 def train(
     method: Method = "cam+fbr", data: Data = "cooccur", preset: Preset = "small", seed: Seed = 0, set_: Set = None,
     recipe: RecipeFile = None, device: Device = "auto", runs: Runs = Path("runs"), workers: Workers = None, skip_bad: SkipBad = False,
 ):
-    "Train a method, make its CAMs and evaluate the seeds. A stopped run goes on; a finished one is only shown."
+    "Train a method and evaluate its seeds. A stopped run goes on; a finished one is only shown."
     chosen = read_recipe(recipe, method, data, preset, seed, set_)
     from wsss_nb.experiment import run_recipe
     typer.echo(describe(run_recipe(chosen, runs, device, workers, skip_bad=skip_bad)))
@@ -189,7 +189,7 @@ def open_run(key: str, runs: Path, data: str | None):
         raise UserError(f"{opened.name} is not the data of run {run.key} (or the library has changed since).", "Name its data with --data.")
     return run, opened
 
-# %% ../nbs/70_cli.ipynb #846e3be5
+# %% ../nbs/70_cli.ipynb #d748d7b1
 def ensure_cams(run, data, splits: list[str], device: str, workers: int | None) -> None:
     "CAMs of these splits in the run's cache."
     from wsss_nb.cams import write_cams
@@ -206,20 +206,20 @@ def cams(
     key: Key, split: SplitName = "train", data: DataAgain = None, device: Device = "auto",
     runs: Runs = Path("runs"), workers: Workers = None,
 ):
-    "Infer the CAMs of another split with a trained run, into its cache."
+    "Make the CAMs of a split. They go into the run's cache."
     run, opened = open_run(key, runs, data)
     ensure_cams(run, opened, [split], device, workers)
     typer.echo(run.path / "cams" / split)
 
-# %% ../nbs/70_cli.ipynb #5250e66d
-Threshold = Annotated[Optional[str], typer.Option(help="val, train-gt, or a number: fixed. Default: as in the recipe.")]
+# %% ../nbs/70_cli.ipynb #515471de
+Threshold = Annotated[str | None, typer.Option(help="val, train-gt, or a number: fixed. Default: as in the recipe.")]
 
 @app.command("eval")
 def evaluate(
-    key: Key, split: Annotated[Optional[str], typer.Option(help="Default: the one of the recipe.")] = None, threshold: Threshold = None,
+    key: Key, split: Annotated[str | None, typer.Option(help="Default: the one of the recipe.")] = None, threshold: Threshold = None,
     data: DataAgain = None, device: Device = "auto", runs: Runs = Path("runs"), workers: Workers = None,
 ):
-    "Per-class numbers of a trained run, on any split that has masks and at any threshold choice. The stored result stays as it is."
+    "Evaluate a run on any split. Needs masks there; the stored result stays as it is."
     run, opened = open_run(key, runs, data)
     from wsss_nb.experiment import evaluate as evaluate_cams
     from wsss_nb.recipe import replace
@@ -246,20 +246,20 @@ def metrics_text(metrics: dict[str, Any]) -> str:
     means = "  ".join(f"{k} {100 * metrics[k]:.1f}" for k in ("miou", "precision", "recall", "fdr", "leak") if k in metrics)
     return "\n\n".join([*text, f"{metrics['split']}: {means}  threshold {metrics['threshold']:.2f} from {metrics['threshold_from']}"])
 
-# %% ../nbs/70_cli.ipynb #492788ef
+# %% ../nbs/70_cli.ipynb #54dd9a83
 @app.command()
 def figure(
-    id: Annotated[str, typer.Argument(help="scores, sweep or seeds.")],
-    keys: Annotated[Optional[list[str]], typer.Argument(help="Runs to compare; default: all finished ones.")] = None,
+    id: Annotated[str, typer.Argument(help="cams, iou, leak or sweep.")],
+    keys: Annotated[list[str] | None, typer.Argument(help="Runs to compare; default: all finished ones.")] = None,
     runs: Runs = Path("runs"), out: Figures = Path("figures"),
 ):
-    "Draw a figure of finished runs: scores per class, threshold sweep, or the seeds themselves."
+    "Draw a figure of finished runs. Their CAMs, IoU per class, leak into the context, or threshold sweep."
     from wsss_nb.compare import draw
     from wsss_nb.runs import RunStore
     store = RunStore(runs)
     typer.echo(draw(id, [store.find(k) for k in keys] if keys else [r for r in store if r.done], out / f"{id}.png"))
 
-# %% ../nbs/70_cli.ipynb #a01f327a
+# %% ../nbs/70_cli.ipynb #bf27b90d
 @app.command()
 def demo(
     methods: Annotated[str, typer.Option(help="Methods to compare, separated by commas.")] = "cam,cam+fbr",
@@ -267,7 +267,7 @@ def demo(
     set_: Set = None, device: Device = "auto", runs: Runs = Path("runs"), workers: Workers = None, skip_bad: SkipBad = False,
     out: Figures = Path("figures"),
 ):
-    "Train methods side by side, print the comparison and draw its figures. Stop it anywhere; the same command goes on."
+    "Compare methods: table and figures. Trains what is missing; stop it anywhere, the same command goes on."
     todo = [read_recipe(None, m.strip(), data, preset, s, set_) for m in methods.split(",") for s in range(seeds)]
     from wsss_nb.compare import class_table, context_leaks, draw, score_table
     from wsss_nb.data.catalog import open_data
@@ -279,5 +279,5 @@ def demo(
     for table in (score_table(finished), class_table(finished), class_table(finished, context_leaks)):
         if len(table):
             typer.echo(table.to_string() + "\n")
-    for id in ("seeds", "scores"):
+    for id in ("cams", "leak" if "leak" in finished[0].result["metrics"] else "iou"):
         typer.echo(draw(id, finished, out / f"demo-{id}.png"))

@@ -107,14 +107,14 @@ class BatchStream:
     def __len__(self) -> int:
         return self.stop - self.start
 
-# %% ../nbs/40_train.ipynb #528a5cf7
+# %% ../nbs/40_train.ipynb #c505cf1b
 def save_checkpoint(path: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, step: int, scaler: dict | None = None) -> None:
     "Parameters, buffers (banks too), optimiser state, loss scale and step in one file."
     tensors = {f"objective.{k}": v for k, v in objective.state_dict().items()}
     state = optimizer.state_dict()["state"]
     tensors |= {f"optimizer.{i}.{k}": v for i, s in state.items() for k, v in s.items() if torch.is_tensor(v)}
     with atomic_path(path) as p:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, p,
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, p,
                   metadata=dict(step=str(step), scaler=json.dumps(scaler or {})))
 
 
@@ -241,7 +241,7 @@ def train_step(loop: Loop, batches: Iterator[dict]) -> dict[str, Tensor]:
     loop.step += 1
     return sums
 
-# %% ../nbs/40_train.ipynb #afb05fc1
+# %% ../nbs/40_train.ipynb #b2a035c5
 class Log:
     "Averages parts on the device and writes one JSON line per `every` steps."
     def __init__(self, path: Path, every: int, start: int):
@@ -264,9 +264,9 @@ class Log:
         self.sums, self.count, self.since = {}, 0, time.perf_counter()
         if not math.isfinite(means["loss"]):
             raise UserError(f"The loss is {means['loss']} at step {step}.", "Lower optim.lr or the terms' weights.")
-        return means
+        return row
 
-# %% ../nbs/40_train.ipynb #ffadf494
+# %% ../nbs/40_train.ipynb #c8126741
 def _save(loop: Loop) -> None:
     if loop.accelerator.is_main_process:
         scaler = loop.scaler.state_dict() if loop.scaler is not None else None
@@ -299,7 +299,7 @@ def train(
             parts = train_step(loop, batches)
             last = loop.step == loop.total
             if main and (row := log.add(loop.step, parts, loop.optimizer.param_groups[0]["lr"], last)):
-                bar.set_postfix({k: f"{v:.3f}" for k, v in row.items()}, refresh=False)
+                bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
                 if on_log:
                     on_log(row)
             bar.update()
@@ -311,6 +311,6 @@ def train(
     if main:
         for name, module in (("model", loop.bare.model), ("terms", loop.bare.terms)):
             with atomic_path(run.path / f"{name}.safetensors") as p:
-                save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, p)
+                save_file({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}, p)
     loop.accelerator.wait_for_everyone()
     return loop

@@ -22,7 +22,7 @@ IGNORE = 255  # value of pixels without a label in `mask` and `stuff`
 FIELDS = ("image", "mask", "stuff", "saliency", "superpixels", "instances", "boxes")
 FILL = dict(mask=IGNORE, stuff=IGNORE, saliency=0, superpixels=-1, instances=0, valid=0)  # outside the image
 
-# %% ../../nbs/10_data.base.ipynb #95de2812
+# %% ../../nbs/10_data.base.ipynb #c7fc1f9e
 class WsssData:
     "Named splits of images with tags. A subclass says how to read one field of an image and the image's size."
     files = False  # True where samples are files, which may be damaged: then training verifies them first
@@ -53,10 +53,26 @@ class WsssData:
         "(height, width) of an image, without decoding its pixels."
         raise NotImplementedError
 
+    def available(self, id: str) -> set[str]:
+        "The optional fields that one image has."
+        return set(self.has)
+
     def fields(self, split: str) -> set[str]:
         "The optional fields that every image of a split has."
-        self.ids(split)
-        return set(self.has)
+        return set.intersection(*(self.available(i) for i in self.ids(split)))
+
+    def where(self, id: str, field: str = "image") -> str:
+        "What to call a field of an image in a message: its file, if it has one."
+        return f"{field} of {id}"
+
+    def drop(self, bad: Mapping[str, str]) -> None:      # id -> what is wrong with it
+        "Leave images out of every split and record why; a split may not become empty."
+        kept = {s: [i for i in ids if i not in bad] for s, ids in self.splits.items()}
+        if gone := [s for s, ids in kept.items() if self.splits[s] and not ids]:
+            raise UserError(f"{self.name}: every image of {', '.join(gone)} is bad: {list_offenders([*bad.values()])}.",
+                            "Repair the files.")
+        self.splits, self.skipped = kept, [*self.skipped, *bad.values()]
+        self.__dict__.pop("_fingerprint", None)
 
     def ids(self, split: str) -> list[str]:
         "Ids of a split, in their fixed order."

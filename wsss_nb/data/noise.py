@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-# %% ../../nbs/14a_data.noise.ipynb #cc219d4d
+# %% ../../nbs/14a_data.noise.ipynb #2fda993f
 class Dice:
     "A stream of random decisions that is a pure function of `seed`."
     def __init__(self, seed:int, block:int=256):
@@ -18,7 +18,8 @@ class Dice:
 
     def __call__(self, lo:float=0., hi:float=1.) -> float:
         "A number in [lo, hi)."
-        if not self.pool: self.pool = self.rng.random(self.block).tolist()
+        if not self.pool:
+            self.pool = self.rng.random(self.block).tolist()
         return lo + (hi-lo)*self.pool.pop()
 
     def chance(self, p:float) -> bool:
@@ -33,16 +34,16 @@ class Dice:
         "-1 or 1."
         return 1 if self() < .5 else -1
 
-# %% ../../nbs/14a_data.noise.ipynb #a66c2d1d
+# %% ../../nbs/14a_data.noise.ipynb #83aa1031
 def turn(t:float) -> tuple[float, float]:
     "Cosine and sine of θ = 2 arctan(t)."
     return (1-t*t)/(1+t*t), 2*t/(1+t*t)
 
 
 def wave(x):
-    "A smooth wave of period 1 with values in [-1, 1] (0 at 0 and 1/2)."
-    tri = 1 - abs(4*(x - np.floor(x)) - 2)
-    return -tri*(1.5 - .5*tri*tri) if np.ndim(x) else -float(tri*(1.5 - .5*tri*tri))
+    "A smooth wave of period 1, like a cosine: 1 at 0, -1 at 1/2."
+    tri = abs(4*(x - np.floor(x)) - 2) - 1
+    return tri*(1.5 - .5*tri*tri)
 
 
 def smooth(lo, hi, x):
@@ -50,15 +51,15 @@ def smooth(lo, hi, x):
     t = np.minimum(np.maximum((x-lo)*(1/(hi-lo)), 0), 1)
     return t*t*(3-2*t)
 
-# %% ../../nbs/14a_data.noise.ipynb #7d53fc19
-SIDE = 512                                        # side of a tile in the bank, px (a power of two: wrapping is a bit mask)
+# %% ../../nbs/14a_data.noise.ipynb #f8a37b2f
+SIDE = 512     # side of a tile in the bank, px (a power of two: wrapping is a bit mask)
 SLOPES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (.6, .8), (.6, -.8), (-.6, .8), (-.6, -.8), (.8, .6), (.8, -.6),
                    (-.8, .6), (-.8, -.6)], np.float32)
 
 
 def lattice_noise(seed:int, rows:int, cols:int) -> np.ndarray:
     "Gradient noise with `rows` x `cols` lattice cells, about [-1, 1], seamless, [SIDE, SIDE] (Perlin 2002)."
-    g = SLOPES[np.random.Generator(np.random.PCG64(seed)).integers(0, len(SLOPES), (rows, cols))]
+    g = SLOPES[(np.random.Generator(np.random.PCG64(seed)).random((rows, cols))*len(SLOPES)).astype(int)]
     y, x = (np.arange(SIDE, dtype=np.float32)*(k/SIDE) for k in (rows, cols))
     iy, ix = y.astype(int), x.astype(int)
     fy, fx = (y-iy)[:, None], (x-ix)[None]
@@ -112,7 +113,7 @@ def leaves(seed:int, n:int=620) -> tuple[np.ndarray, np.ndarray]:
         shade[at] += a*(tone-shade[at])
     return cover, shade
 
-# %% ../../nbs/14a_data.noise.ipynb #a8cc8bff
+# %% ../../nbs/14a_data.noise.ipynb #e54bb608
 @lru_cache(maxsize=1)
 def bank() -> dict[str, np.ndarray]:
     "Seamless tiles [SIDE, SIDE] by name; the same on every machine."
@@ -120,7 +121,8 @@ def bank() -> dict[str, np.ndarray]:
     cover, shade = leaves(8)
     tiles = dict(soft=octaves(10, 4, 4, 6), fine=octaves(20, 24, 24, 4, .7), streak=octaves(30, 40, 6, 4, .6),
                  blade=octaves(40, 8, 64, 3, .7), dome=dome, rim=rim, level=level, cover=cover, leaf=shade)
-    for t in tiles.values(): t.setflags(write=False)
+    for t in tiles.values():
+        t.setflags(write=False)
     return tiles
 
 

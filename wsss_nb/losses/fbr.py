@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FBRConfig', 'seed_map', 'prototypes', 'BackgroundSeg', 'Scene', 'FBR', 'on_image', 'seen_classes', 'look',
-           'query_places', 'nroi', 'contrast', 'fore_to_background', 'intra_foreground', 'gathered', 'floors',
-           'gradient_norms', 'explain']
+           'query_places', 'nroi', 'fore_to_background', 'intra_foreground', 'gathered', 'floors', 'gradient_norms',
+           'explain']
 
 # %% ../../nbs/33_losses.fbr.ipynb #fc9424c7
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .term import Term
 from ..models.cam import CamOutput, normalised_cam
 from ..recipe import Count, NonNegative, Positive, Share, TermConfig
 
-# %% ../../nbs/33_losses.fbr.ipynb #c87b4333
+# %% ../../nbs/33_losses.fbr.ipynb #6a217a60
 class FBRConfig(TermConfig, kind='fbr'):
     "Fine-grained background representation (FBR, Sec. III-B); a weight of 0 leaves its part out."
     lambda_bg: NonNegative = .10   # fore-to-background contrast, Eq. 10
@@ -36,7 +36,7 @@ class FBRConfig(TermConfig, kind='fbr'):
     clusters: Count = 8            # K, NROIs of each image
     bank: Count = 50_000           # NROIs kept; 200_000 for COCO
     negatives: Count = 256         # of each query
-    groups: Count = 16             # draws of negatives for each class; its queries share them
+    groups: Count = 16             # groups of queries; each has its own draw of negatives
     beta: Share = .4               # queries score less than this, Eq. 4
     bg_score: Share = .2           # constant background score of the seed
     max_queries: Count = 512       # of each class
@@ -104,7 +104,7 @@ class Scene:
     queries:Tensor    # bool [C, P]
     grid:tuple[int,int,int]  # B, h, w
 
-# %% ../../nbs/33_losses.fbr.ipynb #6a496081
+# %% ../../nbs/33_losses.fbr.ipynb #4e6bd0cb
 class FBR(Term):
     "Fine-grained background representation as a term for any CAM model (FBR Sec. III-B)."
     kind = 'fbr'
@@ -137,10 +137,16 @@ class FBR(Term):
         f = output.features['last']
         if not torch.is_autocast_enabled(f.device.type):
             f = f.to(self.phi_fg.weight.dtype)
-        fg = self.phi_fg(f)
-        bg = self.phi_bg(f) if self.cfg.head == 'two' else fg
+        fg, bg = self.project(f)
         with torch.autocast(f.device.type, enabled=False):  # three digits are too few from here on
             return self.parts(look(self, fg, bg, output, batch), push)
+
+    def project(self, f:Tensor) -> tuple[Tensor,Tensor]:
+        "Both heads before their ReLU, [B, L, h, w] -> 2 × [P, D], by one product, hence one gradient."
+        heads = (self.phi_fg, self.phi_bg) if self.cfg.head == 'two' else (self.phi_fg,)
+        weight = torch.cat([o.weight.flatten(1) for o in heads]).expand(len(f), -1, -1)
+        z = (weight @ f.flatten(2)).transpose(1, 2).flatten(0, 1).float()
+        return z[:, :self.cfg.dim], z[:, -self.cfg.dim:]
 
     def parts(self, scene:Scene, push:bool) -> tuple[dict[str,Tensor],Scene]:
         "See `losses`."
@@ -176,21 +182,16 @@ def seen_classes(labels:Tensor) -> Tensor:
     present = everyone[(labels > 0).any(0)]
     return present if len(present) else everyone[:1]
 
-# %% ../../nbs/33_losses.fbr.ipynb #4e3f7ab1
-def _flat(x:Tensor) -> Tensor:
-    "One row of each position: [B, D, h, w] -> [B·h·w, D], in float32."
-    return x.float().permute(0, 2, 3, 1).flatten(0, 2)
-
-
+# %% ../../nbs/33_losses.fbr.ipynb #10698f51
 def look(term:FBR, fg:Tensor, bg:Tensor, output:CamOutput, batch:dict) -> Scene:
-    "Seed, prototypes and queries of one batch from its projected features fg, bg [B, D, h, w]."
+    "Seed, prototypes and queries of one batch from its projected features fg, bg [P, D], before their ReLU."
     cfg, cam = term.cfg, output.cam.detach().float()
     (B, _, h, w), device = cam.shape, cam.device
     labels = batch['labels'].to(cam)
     valid, classes = on_image(batch, (B, h, w), device), seen_classes(labels)
-    ncam = _flat(normalised_cam(cam, labels)[:, classes]).T.contiguous() * valid
+    ncam = normalised_cam(cam, labels)[:, classes].transpose(0, 1).flatten(1) * valid
     background = cfg.bg_score if output.background is None else output.background.detach().float().flatten()
-    seed, fg = seed_map(ncam, background, valid), _flat(fg).relu()
+    seed, fg = seed_map(ncam, background, valid), fg.relu()
     protos, has = prototypes(fg.detach(), ncam, max(1, h * w // 16))
     members = seed == torch.arange(1, len(classes) + 1, device=device)[:, None]
     queries = members & has[:, None]
@@ -198,14 +199,17 @@ def look(term:FBR, fg:Tensor, bg:Tensor, output:CamOutput, batch:dict) -> Scene:
         queries = queries & (ncam < cfg.beta)
     elif cfg.queries == 'hard':
         queries = hard_half(queries, unit(protos) @ unit(fg.detach()).T, term.generator(device))
-    return Scene(classes, ncam, seed, fg, _flat(bg), protos, has, members, queries, (B, h, w))
+    return Scene(classes, ncam, seed, fg, bg, protos, has, members, queries, (B, h, w))
 
-# %% ../../nbs/33_losses.fbr.ipynb #8925d835
+# %% ../../nbs/33_losses.fbr.ipynb #906f2bb8
 def query_places(queries:Tensor, cfg:FBRConfig, generator:torch.Generator) -> tuple[Tensor,Tensor]:
     "Choose up to `max_queries` of each class: index and whether it counts, [C, groups, places]."
-    n = min(cfg.max_queries, queries.shape[1])
+    P = queries.shape[1]
+    n = min(cfg.max_queries, P)
+    if queries.device.type == 'cpu':  # where counting is free, no more places than queries
+        n = min(n, max(1, int(queries.sum(1).max())))
     groups = min(cfg.groups, n)
-    return pick(queries, n - n % groups, groups, generator)
+    return pick(queries, min(n + groups - 1, P) // groups * groups, groups, generator)
 
 
 def nroi(scene:Scene, cfg:FBRConfig, generator:torch.Generator) -> tuple[Tensor,Tensor]:
@@ -218,32 +222,32 @@ def nroi(scene:Scene, cfg:FBRConfig, generator:torch.Generator) -> tuple[Tensor,
     centroids, valid, _ = kmeans(z.view(B, -1, z.shape[1]), background.view(B, -1), cfg.clusters, generator)
     return centroids.flatten(0, 1), valid.flatten()
 
-# %% ../../nbs/33_losses.fbr.ipynb #8002f87e
-def contrast(scene:Scene, places:tuple[Tensor,Tensor], keys:Tensor, tau:float) -> Tensor:
-    "PCL of the placed queries, mean over each class and over classes; keys [C·groups, N, D]."
-    index, taken = places
-    q = scene.fg.index_select(0, index.flatten()).view(-1, index.shape[2], scene.fg.shape[1])
-    p = scene.protos.repeat_interleave(index.shape[1], 0)
-    return class_mean(pcl_grouped(q, p, keys, tau).view(index.shape), taken)
-
-
+# %% ../../nbs/33_losses.fbr.ipynb #826bc9f1
 def fore_to_background(scene:Scene, places:tuple[Tensor,Tensor], bank:Bank, cfg:FBRConfig,
                        generator:torch.Generator) -> Tensor:
     "FB contrast: negatives drawn from the bank (FBR Eq. 7); 0 while the bank is empty."
-    keys = bank.sample(places[0].shape[0] * places[0].shape[1], cfg.negatives, generator=generator)
-    return contrast(scene, places, keys, cfg.tau_bg) * (bank.pushed > 0)
+    index, taken = places
+    C, groups, S = index.shape
+    q = scene.fg.index_select(0, index.transpose(0, 1).flatten()).view(groups, C * S, -1)
+    p = scene.protos.repeat_interleave(S, 0).expand(groups, -1, -1)
+    keys = bank.sample(groups, cfg.negatives, generator=generator)
+    loss = pcl_grouped(q, p, keys, cfg.tau_bg).view(groups, C, S).transpose(0, 1)
+    return class_mean(loss, taken) * (bank.pushed > 0)
 
 
 def intra_foreground(scene:Scene, places:tuple[Tensor,Tensor], cfg:FBRConfig, generator:torch.Generator) -> Tensor:
     "IF contrast: negatives from the other classes of the batch (FBR Eq. 9); 0 where there is no other class."
-    (index, taken), z = places, scene.fg.detach()
-    n = index.shape[1] * cfg.negatives
+    C, groups = places[0].shape[:2]
+    draws = groups // 4 if groups % 4 == 0 else 1
+    (index, taken), z = (o.reshape(C, draws, -1) for o in places), unit(scene.fg.detach())
     if cfg.sampling == 'active':
-        keys, ok = active_keys(scene.members, scene.protos, scene.has, n, generator)
+        keys, ok = active_keys(scene.members, scene.protos, scene.has, draws * cfg.negatives, generator)
     else:
-        keys, ok = hard_keys(scene.members, unit(scene.protos) @ unit(z).T, n, generator)
-    keys = z[keys].view(-1, cfg.negatives, z.shape[1])
-    return contrast(scene, (index, taken & ok[:, None, None]), keys, cfg.tau_fg)
+        keys, ok = hard_keys(scene.members, unit(scene.protos) @ z.T, draws * cfg.negatives, generator)
+    keys = z.index_select(0, keys.flatten()).view(C * draws, cfg.negatives, -1)
+    q = scene.fg.index_select(0, index.flatten()).view(C * draws, index.shape[2], -1)
+    loss = pcl_grouped(q, scene.protos.repeat_interleave(draws, 0), keys, cfg.tau_fg).view(index.shape)
+    return class_mean(loss, taken & ok[:, None, None])
 
 # %% ../../nbs/33_losses.fbr.ipynb #0443d562
 def gathered(x:Tensor) -> Tensor:

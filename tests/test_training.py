@@ -1,0 +1,139 @@
+"What crosses modules in training: equality with the baseline, kill and resume, several processes, tags only."
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from wsss_nb.cams import cam_path, load_cam
+from wsss_nb.data.catalog import open_data
+from wsss_nb.experiment import load_model, load_terms, run_recipe
+from wsss_nb.recipe import make_recipe, replace
+from wsss_nb.runs import RunStore
+from wsss_nb.train import train
+
+DATA = "cooccur?n=24&size=64"
+SHORT = {"training.steps": 8, "training.log_every": 2, "augment.crop": 64, "inference.limit": 4}
+
+
+def short(method: str, **overrides):
+    return replace(make_recipe(method, DATA, "smoke"), SHORT | overrides)
+
+
+def trained(recipe, folder):
+    run = RunStore(folder).run(recipe, "x")
+    train(recipe, open_data(DATA), run, "cpu", workers=0)
+    return run
+
+
+def test_fbr_with_zero_weights_is_the_baseline_bit_for_bit(tmp_path):
+    zero = {f"terms.fbr.lambda_{p}": 0.0 for p in ("bg", "fg", "seg")}
+    a = trained(short("cam"), tmp_path / "a")
+    b = trained(short("cam+fbr", **zero, **{"terms.fbr.warmup": 0.0}), tmp_path / "b")
+    a, b = (load_file(r.path / "model.safetensors") for r in (a, b))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_fbr_changes_the_model_and_fills_its_bank(tmp_path):
+    a = trained(short("cam"), tmp_path / "a")
+    b = trained(short("cam+fbr", **{"terms.fbr.warmup": 0.25}), tmp_path / "b")
+    a, terms = load_file(a.path / "model.safetensors"), load_file(b.path / "terms.safetensors")
+    b = load_file(b.path / "model.safetensors")
+    assert any(not torch.equal(a[k], b[k]) for k in a)
+    assert 0 < terms["fbr.bank.pushed"] <= 6 * 4 * 8  # six of eight steps, four images, eight NROIs
+
+
+def launch(recipe_file, folder, *before):
+    code = ("import sys; from wsss_nb.core import read_json; from wsss_nb.recipe import parse_recipe;"
+            "from wsss_nb.experiment import run_recipe;"
+            "run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device='cpu', workers=0)")
+    env = dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    return subprocess.Popen([*(before or (sys.executable,)), "-c", code, str(recipe_file), str(folder)], env=env,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path):
+    recipe = short("cam+fbr", **{"training.steps": 40, "training.log_every": 1, "terms.fbr.warmup": 0.1})
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe.model_dump_json())
+    whole = run_recipe(recipe, tmp_path / "whole", device="cpu", workers=0)
+    per_epoch = 24 // recipe.training.batch_size
+    for kill_at in (per_epoch + 2, 4 * per_epoch + 3):  # both between two checkpoints
+        process = launch(file, tmp_path / "killed")
+        log = tmp_path / "killed" / whole.key / "log.jsonl"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if log.exists() and len(log.read_text().splitlines()) >= kill_at:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL, process.stderr.read()
+        assert not (log.parent / "result.json").exists()
+    resumed = run_recipe(recipe, tmp_path / "killed", device="cpu", workers=0)
+    assert resumed.key == whole.key
+    for part in ("model", "terms"):
+        a, b = (load_file(r.path / f"{part}.safetensors") for r in (whole, resumed))
+        assert all(torch.equal(a[k], b[k]) for k in a), part
+    assert resumed.result["metrics"] == whole.result["metrics"] or json.dumps(resumed.result["metrics"]) == json.dumps(whole.result["metrics"])
+    assert [r["step"] for r in resumed.log()] == list(range(1, 41))
+
+
+def test_two_processes_train_as_one(tmp_path):
+    recipe = short("cam+fbr", **{"terms.fbr.warmup": 0.25})
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe.model_dump_json())
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        env = dict(os.environ, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                   MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+        code = ("import sys; from wsss_nb.core import read_json; from wsss_nb.recipe import parse_recipe;"
+                "from wsss_nb.experiment import run_recipe;"
+                "run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device='cpu', workers=0)")
+        processes.append(subprocess.Popen([sys.executable, "-c", code, str(file), str(tmp_path / "runs")], env=env,
+                                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    for p in processes:
+        _, err = p.communicate(timeout=300)
+        assert p.returncode == 0, err[-3000:]
+    run = next(iter(RunStore(tmp_path / "runs")))
+    assert run.result["training"]["processes"] == 2
+    terms = load_file(run.path / "terms.safetensors")
+    assert 4 * 8 < terms["fbr.bank.pushed"] <= 6 * 4 * 8  # NROIs of both processes' images
+    assert run.result["metrics"]["miou"] > 0
+
+
+def test_a_run_end_to_end(tmp_path):
+    recipe = short("cam+fbr")
+    run = run_recipe(recipe, tmp_path, device="cpu", workers=1)
+    result, data = run.result, open_data(DATA)
+    assert result["data"]["fingerprint"] == data.fingerprint()
+    assert {"torch", "wsss_nb"} <= set(result["versions"])
+    assert result["metrics"]["threshold_from"] == "val" and 0 <= result["metrics"]["leak"] <= 1
+    assert not (run.path / "checkpoint.safetensors").exists()
+    id = data.ids("train")[0]
+    cam = load_cam(cam_path(run.path, "train", id))
+    assert cam.full().shape == (len(cam.classes), *data.size(id))
+    assert load_model(run, len(data.classes)).training is False
+    assert load_terms(run, len(data.classes))["fbr"].bank.pushed > 0
+    before = (run.path / "result.json").stat().st_mtime_ns
+    assert run_recipe(recipe, tmp_path, device="cpu").key == run.key
+    assert (run.path / "result.json").stat().st_mtime_ns == before  # nothing was run again
+
+
+@pytest.mark.parametrize("threshold", ["fixed", "train-gt"])
+def test_threshold_choices(tmp_path, threshold):
+    run = run_recipe(short("cam", **{"evaluation.threshold": threshold}), tmp_path, device="cpu", workers=0)
+    m = run.result["metrics"]
+    assert m["threshold_from"] == threshold
+    best = max(m["sweep"]["miou"])
+    assert m["miou"] == pytest.approx(best) if threshold == "train-gt" else m["threshold"] == pytest.approx(0.3)
