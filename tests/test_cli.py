@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from wsss_nb.cli import app
 
 BAD = {   # what was typed: what the one line must say
-    'train --preset smoke --set terms.fbr.lambda_gb=1 --method cam+fbr': ['terms.fbr.lambda_gb', 'unknown field', 'lambda_bg'],
+    'train --preset smoke --set terms.fbr.lambda_bgg=1 --method cam+fbr': ['terms.fbr.lambda_bgg', 'unknown field', "'lambda_bg'"],
     'train --preset smoke --set training.batch_size=zero': ['training.batch_size'],
     'train --preset smoke --set optim.lr=-1': ['optim.lr', 'greater than 0'],
     'train --preset smoke --set seed': ['field=value'],

@@ -9,9 +9,10 @@ __all__ = ['plain', 'app', 'data_app', 'runs_app', 'Method', 'Data', 'Preset', '
            'read_recipe', 'describe', 'train', 'open_run', 'ensure_cams', 'cams', 'evaluate', 'metrics_text', 'figure',
            'demo']
 
-# %% ../nbs/70_cli.ipynb #f5a83fe4
+# %% ../nbs/70_cli.ipynb #7313de61
 import json
 import sys
+from math import isnan, nan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,15 +156,15 @@ def read_recipe(
         raise UserError(f"{file} is not JSON: {e}.", "A run's runs/KEY/recipe.json shows the form.") from None
     return replace(parse_recipe(values), overrides)
 
-# %% ../nbs/70_cli.ipynb #ae069814
+# %% ../nbs/70_cli.ipynb #c937fd40
 def describe(run) -> str:
     "A finished run in three lines."
     m, r = run.result["metrics"], run.recipe
-    shares = ", ".join(f"{k} {100 * m[v]:.1f}" for k, v in [("precision", "precision"), ("recall", "recall"), ("leak", "leak")] if v in m)
+    shares = ", ".join(f"{k} {100 * m[k]:.1f}" for k in ("precision", "recall", "leak") if not isnan(m.get(k, nan)))
     return (f"{r.method} on {r.data} ({m['split']}): mIoU {100 * m['miou']:.1f} ({shares}) "
             f"at threshold {m['threshold']:.2f} from {m['threshold_from']}\nrun {run.key} in {run.path}")
 
-# %% ../nbs/70_cli.ipynb #ea172f9e
+# %% ../nbs/70_cli.ipynb #4aa60ab7
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe.json instead of --method, --data, --preset, --seed.")]
 DataAgain = Annotated[str | None, typer.Option("--data", help="Where the run's data lies now, if it has moved.")]
 
@@ -174,6 +175,8 @@ def train(
 ):
     "Train a method and evaluate its seeds. A stopped run goes on; a finished one is only shown."
     chosen = read_recipe(recipe, method, data, preset, seed, set_)
+    from wsss_nb.core import pick_device
+    pick_device(device)
     from wsss_nb.experiment import run_recipe
     typer.echo(describe(run_recipe(chosen, runs, device, workers, skip_bad=skip_bad)))
 
@@ -259,7 +262,7 @@ def figure(
     store = RunStore(runs)
     typer.echo(draw(id, [store.find(k) for k in keys] if keys else [r for r in store if r.done], out / f"{id}.png"))
 
-# %% ../nbs/70_cli.ipynb #bf27b90d
+# %% ../nbs/70_cli.ipynb #a45ae4b3
 @app.command()
 def demo(
     methods: Annotated[str, typer.Option(help="Methods to compare, separated by commas.")] = "cam,cam+fbr",
@@ -270,8 +273,10 @@ def demo(
     "Compare methods: table and figures. Trains what is missing; stop it anywhere, the same command goes on."
     todo = [read_recipe(None, m.strip(), data, preset, s, set_) for m in methods.split(",") for s in range(seeds)]
     from wsss_nb.compare import class_table, context_leaks, draw, score_table
+    from wsss_nb.core import pick_device
     from wsss_nb.data.catalog import open_data
     from wsss_nb.experiment import run_recipe
+    pick_device(device)
     opened = open_data(data, skip_bad=skip_bad)
     finished = [run_recipe(r, runs, device, workers, opened, skip_bad) for r in todo]
     split = finished[0].result["metrics"]["split"]

@@ -98,13 +98,13 @@ def sweep_figure(runs: Sequence[Run]) -> Figure:
     values = {m: np.array([r["metrics"]["sweep"]["miou"] for r in results]) for m, results in by_method(runs).items()}
     return sweep_plot(runs[0].result["metrics"]["sweep"]["threshold"], values, f"How much the threshold decides ({about(runs)})")
 
-# %% ../nbs/61_compare.ipynb #e1b7a3bd
+# %% ../nbs/61_compare.ipynb #cd1b0d26
 def cams_figure(runs: Sequence[Run]) -> Figure:
     "CAMs of the first seed of each method, side by side."
-    by_method(runs)
-    first = {r.recipe.method: r for r in reversed(runs)}
-    data = open_data(runs[0].recipe.data)
-    return show_cams(list(first.values())[::-1], data, runs[0].recipe.splits.seeds, n=6)
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(run.recipe.method, run)
+    return show_cams(first, open_data(runs[0].recipe.data), title=f"CAMs ({about(list(first.values()))})")
 
 # %% ../nbs/61_compare.ipynb #0fad8eef
 FIGURES: dict[str, Callable[[Sequence[Run]], Figure]] = dict(cams=cams_figure, iou=iou_figure, leak=leak_figure, sweep=sweep_figure)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IGNORE', 'as_array', 'check_same_size', 'bad_label', 'ratio', 'nan_mean', 'Confusion', 'predict_mask',
-           'default_thresholds', 'Sweep', 'Leak', 'mean_std']
+           'default_thresholds', 'Sweep', 'LeakCounts', 'Leak', 'mean_std']
 
 # %% ../nbs/42_metrics.ipynb #d12b55b8
 from collections.abc import Sequence
@@ -18,74 +18,48 @@ from .core import UserError
 
 IGNORE = 255
 
-# %% ../nbs/42_metrics.ipynb #fd0a0cb3
-def as_array(
-    x,         # array, tensor (any device) or tv_tensor
-) -> ndarray:
-    "A NumPy view of `x` where that is possible, a copy where it is not."
+# %% ../nbs/42_metrics.ipynb #7e5482d8
+def as_array(x) -> ndarray:
+    "A NumPy view of an array, tensor (of any device) or tv_tensor where possible, a copy where not."
     return x.detach().cpu().numpy() if hasattr(x, 'detach') else np.asarray(x)
 
-
-def check_same_size(
-    a:ndarray,        # [H, W]
-    b:ndarray,        # [..., H, W]
-    what:str,         # what the two are, e.g. 'truth and prediction'
-    id:str='',        # image, for the message
-):
-    "UserError unless both cover the same pixels."
+# %% ../nbs/42_metrics.ipynb #97ac00ba
+def check_same_size(a:ndarray, b:ndarray, what:str, id:str=''):
+    "UserError unless a [H, W] and b [..., H, W] cover the same pixels; `what` they are and the image's id go into it."
     if a.ndim != 2 or a.shape != b.shape[-2:]:
         sizes = ' and '.join('×'.join(map(str, x.shape)) for x in (a, b))
         raise UserError(f"{id or 'image'}: {what} differ in size ({sizes}, rows × columns).",
                         'Resize the prediction to the ground truth (nearest for masks, bilinear for CAMs).')
 
-
-def bad_label(
-    value:int,        # the offending label
-    num_classes:int,  # C
-    what:str,         # 'ground truth' or 'prediction'
-    id:str='',        # image, for the message
-) -> UserError:
+# %% ../nbs/42_metrics.ipynb #12cdb2c0
+def bad_label(value:int, num_classes:int, what:str, id:str='') -> UserError:
     "The error for a label outside 0…C."
     return UserError(f"{id or 'image'}: {what} has label {value}, outside 0…{num_classes} ({IGNORE} = ignore).",
                      'Check that the masks and the class list belong together.')
 
-# %% ../nbs/42_metrics.ipynb #98bd8077
-def ratio(
-    part:ndarray,
-    whole:ndarray,
-) -> ndarray:          # part / whole, NaN where whole is 0
-    "Division that says `NaN` (undefined) rather than 0 or a warning."
+# %% ../nbs/42_metrics.ipynb #12e2d148
+def ratio(part:ndarray, whole:ndarray) -> ndarray:
+    "part / whole, NaN (undefined) where whole is 0."
     part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
-
-def nan_mean(
-    x:ndarray,
-) -> float:            # NaN if nothing is defined
-    "Mean of the defined values."
+# %% ../nbs/42_metrics.ipynb #ef885fd3
+def nan_mean(x:ndarray) -> float:
+    "Mean of the defined values; NaN if there is none."
     x = np.asarray(x, float)
     x = x[~np.isnan(x)]
     return float(x.mean()) if x.size else float('nan')
 
-# %% ../nbs/42_metrics.ipynb #aa71218a
+# %% ../nbs/42_metrics.ipynb #e9c8a1da
 class Confusion:
     "Pixel counts of ground truth (rows) against prediction (columns), [C+1, C+1] int64; 255 in the truth is ignored."
-    def __init__(
-        self,
-        num_classes:int,           # C, without background
-        matrix:ndarray|None=None,  # start from these counts
-    ):
+    def __init__(self, num_classes:int, matrix:ndarray|None=None):   # C, without background; counts to start from
         self.num_classes = num_classes
         shape = (num_classes + 1, num_classes + 1)
         self.matrix = np.zeros(shape, np.int64) if matrix is None else np.array(matrix, np.int64).reshape(shape)
 
-    def update(
-        self,
-        truth,       # labels, [H, W]
-        pred,        # labels, [H, W]
-        id:str='',   # image, for error messages
-    ) -> 'Confusion':
-        "Count one image."
+    def update(self, truth, pred, id:str='') -> 'Confusion':
+        "Count one image's labels, [H, W] each; its id is for error messages."
         truth, pred, n = as_array(truth), as_array(pred), self.num_classes + 1
         check_same_size(truth, pred, 'ground truth and prediction', id)
         keep = truth != IGNORE
@@ -134,11 +108,8 @@ class Confusion:
         means = {k: nan_mean(getattr(self, k)()[1:]) for k in ('precision', 'recall', 'fdr')}
         return {'miou': self.miou(), 'pixel_accuracy': self.pixel_accuracy(), **means}
 
-    def table(
-        self,
-        classes:Sequence[str],   # the C foreground names
-    ) -> pd.DataFrame:           # one row per class, background first; shares in [0, 1], `pixels` of truth
-        "Every per-class number."
+    def table(self, classes:Sequence[str]) -> pd.DataFrame:
+        "Every per-class number, in [0, 1]: one row per class, background first; `pixels` are those of the truth."
         if len(classes) != self.num_classes:
             raise UserError(f'{len(classes)} class names for a confusion matrix of {self.num_classes} classes.')
         return pd.DataFrame({'iou': self.iou(), 'precision': self.precision(), 'recall': self.recall(),
@@ -157,12 +128,12 @@ def predict_mask(
     labels = (np.asarray(classes) + 1).astype(np.uint8)
     return np.where(cam.max(0) > np.float32(threshold), labels[cam.argmax(0)], np.uint8(0))
 
-# %% ../nbs/42_metrics.ipynb #840abe2e
+# %% ../nbs/42_metrics.ipynb #b62756ab
 def default_thresholds() -> ndarray:   # [80]
     "0.01, 0.02, …, 0.80."
     return np.round(np.arange(1, 81) / 100, 2)
 
-
+# %% ../nbs/42_metrics.ipynb #4954afcc
 @numba.njit(nogil=True, cache=True)
 def _winners(cam, first, count, best, win):
     "Highest score and its row in columns first… of cam [P, N], as loops that vectorise; True if a score is NaN."
@@ -179,7 +150,7 @@ def _winners(cam, first, count, best, win):
             win[j] = p if higher else win[j]
     return nan
 
-
+# %% ../nbs/42_metrics.ipynb #a1c85120
 @numba.njit(nogil=True, cache=True)
 def _sweep_kernel(counts, truth, cam, thresholds, start, block=1024):
     "Adds one image to counts [C+1, P, T+1]; `thresholds` end in inf. Returns an offending pixel or -1, and if NaN."
@@ -199,15 +170,11 @@ def _sweep_kernel(counts, truth, cam, thresholds, start, block=1024):
             counts[(t * present + win[j]) * bins + k] += 1
     return -1, False
 
-# %% ../nbs/42_metrics.ipynb #01d5de57
+# %% ../nbs/42_metrics.ipynb #8e94b0ca
 class Sweep:
     "Confusion matrices of all thresholds in one pass per image; the same numbers as a loop over `predict_mask`."
-    def __init__(
-        self,
-        num_classes:int,                  # C, without background
-        thresholds:Sequence[float]|None=None,  # [T]; default `default_thresholds()`
-    ):
-        self.num_classes = num_classes
+    def __init__(self, num_classes:int, thresholds:Sequence[float]|None=None):   # default `default_thresholds()`
+        self.num_classes = num_classes   # C, without background
         self.thresholds = np.unique(np.asarray(default_thresholds() if thresholds is None else thresholds, float))
         if not self.thresholds.size: raise UserError('A sweep needs at least one threshold.')
         self._float32 = np.append(self.thresholds, np.inf).astype(np.float32)
@@ -249,20 +216,14 @@ class Sweep:
 
     __radd__ = __add__
 
-    def confusion(
-        self,
-        t_index:int,    # position in `thresholds`
-    ) -> Confusion:
-        "The confusion matrix at one threshold."
+    def confusion(self, t_index:int) -> Confusion:
+        "The confusion matrix at the threshold of this index."
         t_index = range(self.thresholds.size)[t_index]
         foreground = self.counts[:, :, t_index + 1:].sum(2)
         background = self.counts[:, :, :t_index + 1].sum((1, 2))
         return Confusion(self.num_classes, np.column_stack([background, foreground]))
 
-    def at(
-        self,
-        threshold:float,   # one of `thresholds`
-    ) -> Confusion:
+    def at(self, threshold:float) -> Confusion:
         "The confusion matrix at a threshold of the sweep."
         near = int(np.abs(self.thresholds - threshold).argmin())
         if abs(self.thresholds[near] - threshold) > 1e-6:
@@ -279,9 +240,9 @@ class Sweep:
         if np.isnan(miou).all(): raise UserError('The sweep has seen no labelled pixel.', 'Update it with images.')
         return float(self.thresholds[np.nanargmax(miou)]), float(np.nanmax(miou))
 
-# %% ../nbs/42_metrics.ipynb #6d459764
-class Leak:
-    "Where the CAM mass of each class lies, over objects and stuff; sums over images, so mergeable."
+# %% ../nbs/42_metrics.ipynb #7d9bfaf3
+class LeakCounts:
+    "What `Leak` sums over images: CAM mass by class and part of the image, co-occurrences, raw maxima."
     def __init__(
         self,
         classes:Sequence[str],         # C names
@@ -306,7 +267,7 @@ class Leak:
         mask,                    # 0 background, class + 1, 255 ignore, [H, W]
         scores=None,             # highest raw activation of every class, for false alarms, [C]
         id:str='',               # image, for error messages
-    ) -> 'Leak':
+    ) -> 'LeakCounts':
         "Count one image."
         cam, stuff, mask = as_array(cam), as_array(stuff), as_array(mask)
         check_same_size(mask, cam, 'mask and CAM', id)
@@ -340,17 +301,20 @@ class Leak:
         if (wrong := (stuff > S) & (stuff != IGNORE)).any(): raise bad_label(stuff[wrong][0], S, 'stuff map', id)
         return np.where(mask == IGNORE, -1, np.where(mask > 0, S + mask, np.where(stuff == IGNORE, -1, stuff)))
 
-    def __add__(self, other:'Leak') -> 'Leak':
+    def __add__(self, other:'LeakCounts') -> 'LeakCounts':
         if other == 0: return self
         if (self.classes, self.stuff_classes) != (other.classes, other.stuff_classes):
             raise UserError('Leaks over different classes or stuff cannot be added.')
-        out = Leak(self.classes, self.stuff_classes, self.min_area)
+        out = type(self)(self.classes, self.stuff_classes, self.min_area)
         for k in ('mass', 'images', 'together', 'seen', 'hit', 'alarm', 'total'):
             setattr(out, k, getattr(self, k) + getattr(other, k))
         return out
 
     __radd__ = __add__
 
+# %% ../nbs/42_metrics.ipynb #c7ccd67e
+class Leak(LeakCounts):
+    "Where the CAM mass of each class lies, over objects and stuff; mergeable."
     def shares(self) -> ndarray:         # [C, 1+S+C], rows sum to 1 (NaN for a class without mass)
         "Share of ncam_c on unlabelled background, each stuff, each object class."
         return ratio(self.mass, self.mass.sum(1, keepdims=True))
@@ -397,22 +361,18 @@ class Leak:
             if name not in known: raise UserError(f'Unknown name {name!r} in contexts.', f'Known: {", ".join(known)}.')
         return [(self.classes.index(c), self.stuff_classes.index(s)) for c, b in contexts.items() for s in b]
 
-    def mean(
-        self,
-        contexts:dict[str, list[str]]|None=None,
-    ) -> float:
+    def mean(self, contexts:dict[str, list[str]]|None=None) -> float:
         "Mean over classes of the leak on all contexts of the class together: one number to compare runs by."
         by_class = {}
         for c, s in self.pairs(contexts): by_class[c] = by_class.get(c, 0) + self.matrix()[c, s]
         return nan_mean(list(by_class.values()))
 
-# %% ../nbs/42_metrics.ipynb #a5542e2c
+# %% ../nbs/42_metrics.ipynb #b9c6fce7
 def mean_std(
-    values:Sequence[float],   # one per seed; NaN (undefined) is left out
-    scale:float=100,          # 100 shows shares as percent
-    digits:int=1,
-) -> str:                     # '48.3 ± 0.6', '48.3' for one value, '–' for none
-    "Mean ± sample standard deviation over seeds."
+    values:Sequence[float],              # one per seed; NaN (undefined) is left out
+    scale:float=100, digits:int=1,       # 100 shows shares as percent
+) -> str:
+    "Mean ± sample standard deviation over seeds: '48.3 ± 0.6', '48.3' for one value, '–' for none."
     x = np.asarray(values, float).reshape(-1) * scale
     x = x[~np.isnan(x)]
     if not x.size: return '–'

@@ -72,18 +72,22 @@ class Run:
         "Write the result: the last act of a run."
         write_json(self.path / "result.json", dict(key=self.key, **result, versions=environment()))
 
-# %% ../nbs/02_runs.ipynb #5a879ea8
+# %% ../nbs/02_runs.ipynb #7ede6621
 class RunStore:
     "The runs below one folder."
     def __init__(self, root: str | Path = "runs"):
         self.root = Path(root)
 
+    def at(self, recipe: Recipe, fingerprint: str) -> Run:
+        "Where the run of a recipe on a data set is or would be; nothing is written."
+        return Run(self.root / run_key(recipe, fingerprint))
+
     def run(self, recipe: Recipe, fingerprint: str) -> Run:
         "The run of a recipe on a data set: the existing one, or a new folder that holds the recipe."
-        path = self.root / run_key(recipe, fingerprint)
-        if not (path / "recipe.json").exists():
-            write_json(path / "recipe.json", recipe.model_dump(mode="json"))
-        return Run(path)
+        run = self.at(recipe, fingerprint)
+        if not (run.path / "recipe.json").exists():
+            write_json(run.path / "recipe.json", recipe.model_dump(mode="json"))
+        return run
 
     def find(self, key: str) -> Run:
         "The run whose key starts with `key`."

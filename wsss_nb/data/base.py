@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['IGNORE', 'FIELDS', 'FILL', 'WsssData', 'Split', 'collate']
 
-# %% ../../nbs/10_data.base.ipynb #f8006f94
+# %% ../../nbs/10_data.base.ipynb #d0bdc56d
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ IGNORE = 255  # value of pixels without a label in `mask` and `stuff`
 FIELDS = ("image", "mask", "stuff", "saliency", "superpixels", "instances", "boxes")
 FILL = dict(mask=IGNORE, stuff=IGNORE, saliency=0, superpixels=-1, instances=0, valid=0)  # outside the image
 
-# %% ../../nbs/10_data.base.ipynb #c7fc1f9e
+# %% ../../nbs/10_data.base.ipynb #6f1ef6d4
 class WsssData:
     "Named splits of images with tags. A subclass says how to read one field of an image and the image's size."
     files = False  # True where samples are files, which may be damaged: then training verifies them first
@@ -44,6 +45,7 @@ class WsssData:
         self.contexts = {c: list(s) for c, s in (contexts or {}).items()}
         self.superclasses, self.has = dict(superclasses or {}), set(has)
         self.skipped: list[str] = []                     # what `skip_bad` left out, and why
+        self.notes: list[str] = []                       # what the user should know about how it was read
 
     def read(self, id: str, field: str) -> Tensor:
         "One field of one image as its tv_tensor."
@@ -64,6 +66,11 @@ class WsssData:
     def where(self, id: str, field: str = "image") -> str:
         "What to call a field of an image in a message: its file, if it has one."
         return f"{field} of {id}"
+
+    def notice(self, text: str) -> None:
+        "Tell the user now, and again in the report of `wsss_nb data check`."
+        self.notes.append(text)
+        print(f"{self.name}: {text}", file=sys.stderr)
 
     def drop(self, bad: Mapping[str, str]) -> None:      # id -> what is wrong with it
         "Leave images out of every split and record why; a split may not become empty."

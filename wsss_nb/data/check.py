@@ -6,7 +6,7 @@
 __all__ = ['look', 'look_all', 'refuse', 'find_bad', 'verify', 'cooccurrence', 'table', 'DataReport', 'often_with', 'check_data',
            'class_rows']
 
-# %% ../../nbs/10a_data.check.ipynb #547d792d
+# %% ../../nbs/10a_data.check.ipynb #8cdefda2
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..core import UserError, list_offenders
 from .base import IGNORE, WsssData
@@ -90,7 +90,7 @@ def verify(
         data.drop(bad)
     return list(bad.values())
 
-# %% ../../nbs/10a_data.check.ipynb #32dc857d
+# %% ../../nbs/10a_data.check.ipynb #a96abdba
 def cooccurrence(
     data: WsssData,
     split: str,
@@ -99,7 +99,7 @@ def cooccurrence(
     "Share of the images with each class in which each stuff occurs."
     ids = data.ids(split)[:limit]
     stuff = torch.zeros(len(ids), len(data.stuff_classes))
-    for row, (_, _, seen) in zip(stuff, look_all(data, ids, ["stuff"])):
+    for (_, _, seen), row in zip(look_all(data, ids, ["stuff"]), stuff):
         row[[v - 1 for v in seen.get("stuff", ()) if 0 < v <= len(row)]] = 1
     y = data.labels(split)[:limit]
     return y.T @ stuff / y.sum(0)[:, None]
@@ -131,7 +131,7 @@ class DataReport:
 
     _repr_markdown_ = __str__
 
-# %% ../../nbs/10a_data.check.ipynb #4fe534b2
+# %% ../../nbs/10a_data.check.ipynb #0d887cab
 def often_with(
     share: Tensor,              # [C, K] shares, nan where unknown
     names: Sequence[str],       # K names
@@ -171,7 +171,8 @@ def check_data(
         notes.append(f"Generated: looked at the first {limit} images of each split.")
     if compared:
         notes.append(f"Tags and masks differ in {differ} of {compared} images with both.")
-    return DataReport(data.name, data.fingerprint(), rows, class_rows(data, splits, limit), notes + data.skipped, bad)
+    notes = data.notes + notes + [f"Left out: {s}" for s in data.skipped]
+    return DataReport(data.name, data.fingerprint(), rows, class_rows(data, splits, limit), notes, bad)
 
 # %% ../../nbs/10a_data.check.ipynb #0e39f2fc
 def class_rows(data: WsssData, splits: Sequence[str], limit: int) -> list[list]:

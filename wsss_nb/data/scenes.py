@@ -77,7 +77,7 @@ def stack(a:str, b:str|None, dice:Dice) -> tuple:
     swap = dice.chance(.5) if HEIGHT[a] == HEIGHT[b] else HEIGHT[a] > HEIGHT[b]
     return (b, a) if swap else (a, b)
 
-# %% ../../nbs/14g_data.scenes.ipynb #4e6f62fb
+# %% ../../nbs/14g_data.scenes.ipynb #635c610b
 def cast(dice:Dice, p:float, q:float) -> tuple[list, str, str|None]:
     "Who plays where: [(class, stands in the second context?)], the first context, the second or None."
     empty, crowd, home, twin, at = dice.chance(q), dice(), dice.chance(p), dice.chance(.55), dice.chance(p)
@@ -88,7 +88,7 @@ def cast(dice:Dice, p:float, q:float) -> tuple[list, str, str|None]:
         others = [c for c in CONTEXTS if c != OWN[first]]
         a, players = OWN[first] if home else others[int(elsewhere*len(others))], [(first, 0)]
         n = 1 + (crowd > .55) + (crowd > .84)
-        company = [c for c in CLASSES if c != first and (meets(a, OWN[c]) if at else OWN[c] != a)]
+        company = [c for c in CLASSES if c != first and meets(a, OWN[c])]   # the same whatever `at`: p for every class
         if n > 1 and not twin and company:
             players.append((dice.pick(company), int(at)))
             if at:

@@ -68,7 +68,7 @@ def haze(v:View, dice:Dice, horizon:float) -> np.ndarray:
         blend(out, (air*far + c*(1-far))[:, None, None]*shade, smooth(-.004, .008, v.y-line))
     return out
 
-# %% ../../nbs/14c_data.textures.ipynb #adc25a14
+# %% ../../nbs/14c_data.textures.ipynb #c6681aa9
 def lines(v:View, dice:Dice, horizon:float, across:float) -> tuple[np.ndarray, ...]:
     "Plane coordinates along and across a direction that crosses the picture with probability `across`; footprints."
     u, z = v.plane(horizon)
@@ -88,7 +88,7 @@ def grass(v:View, dice:Dice, horizon:float) -> np.ndarray:
     o, tall = dice(), dice(.5, 1.1)
     near = np.minimum(1.6/z, 1)
     clump = sample('soft', u*.16+o, z*.3)
-    dark, light = colour(dice, 'green olive green teal'), colour(dice, 'olive green ochre')
+    dark, light = colour(dice, 'green olive green brown'), colour(dice, 'olive green ochre')
     tip = np.zeros_like(clump)                                          # how far up its blade a pixel is
     y, step = max(horizon, 0) + .01, .012
     while y < 1.25:

@@ -89,7 +89,7 @@ def crop(
     out[..., t - top:b - top, l_ - left:r - left] = plain[..., t:b, l_:r]
     return tv_tensors.wrap(out, like=x)
 
-# %% ../../nbs/11_data.transforms.ipynb #d240734b
+# %% ../../nbs/11_data.transforms.ipynb #3f726943
 class RandomCrop:
     "A random square window; adds `valid`, False where it had to pad; boxes left without area are dropped."
     def __init__(self, size: int):
@@ -99,7 +99,7 @@ class RandomCrop:
         h, w = sample["image"].shape[-2:]
         top, left = (randint(min(0, n - self.size), max(0, n - self.size)) for n in (h, w))
         sample = sample | {"valid": tv_tensors.Mask(torch.ones(h, w, dtype=torch.bool))}
-        out = {k: crop(v, top, left, self.size, MEAN_COLOUR if k == "image" else FILL[k])
+        out = {k: crop(v, top, left, self.size, MEAN_COLOUR if k == "image" else FILL.get(k, 0))
                if isinstance(v, tv_tensors.Image | tv_tensors.Mask) else v for k, v in sample.items()}
         if "boxes" in sample:
             boxes = F.clamp_bounding_boxes(F.crop(sample["boxes"], top, left, self.size, self.size))
