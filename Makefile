@@ -29,8 +29,8 @@ lab: .venv/.installed  ## open the notebooks in JupyterLab
 figures: .venv/.installed  ## redraw the figures of the runs in RUNS into figures/
 	for name in cams iou sweep; do $(BIN)/wsss_nb figure $$name --runs "$(RUNS)" || exit; done
 
-bench: .venv/.installed  ## speed beside the plain formulations: figures/bench.md (ARGS="--only sweep")
-	$(BIN)/python tests/bench.py $(ARGS)
+bench: .venv/.installed  ## speed beside the plain formulations: figures/bench.md
+	$(BIN)/python -c 'from wsss_nb.bench import main; main()'
 
 nbs: .venv/.installed  ## after editing notebooks: export the library, clean, write README.md
 	$(BIN)/nbdev_export

@@ -84,27 +84,27 @@ def iou_figure(runs: Sequence[Run]) -> Figure:
     return compare_rows({m: t.to_numpy().T for m, t in tables.items()}, list(next(iter(tables.values())).index),
                         title=f"IoU of the seeds ({about(runs)})")
 
-# %% ../nbs/61_compare.ipynb #2ca2be9a
+# %% ../nbs/61_compare.ipynb #d83ac3c1
 def leak_figure(runs: Sequence[Run]) -> Figure:
     "Share of each class's CAM that lies on the context it co-occurs with."
     tables = {m: [r["metrics"].get("leak_table") for r in results] for m, results in by_method(runs).items()}
     if not all(t for ts in tables.values() for t in ts):
         raise UserError(f"{runs[0].recipe.data} has no context masks, so there is no leak to draw.", "Draw iou, sweep or cams.")
-    return leak_plot(tables, f"How much of a CAM lies on the context ({about(runs)})")
+    return leak_plot(tables, f"CAM on the context ({about(runs)})")
 
 
 def sweep_figure(runs: Sequence[Run]) -> Figure:
     "mIoU of the seeds against the threshold."
     values = {m: np.array([r["metrics"]["sweep"]["miou"] for r in results]) for m, results in by_method(runs).items()}
-    return sweep_plot(runs[0].result["metrics"]["sweep"]["threshold"], values, f"How much the threshold decides ({about(runs)})")
+    return sweep_plot(runs[0].result["metrics"]["sweep"]["threshold"], values, f"Threshold ({about(runs)})")
 
-# %% ../nbs/61_compare.ipynb #cd1b0d26
+# %% ../nbs/61_compare.ipynb #7ef10a7c
 def cams_figure(runs: Sequence[Run]) -> Figure:
     "CAMs of the first seed of each method, side by side."
     first: dict[str, Run] = {}
     for run in runs:
         first.setdefault(run.recipe.method, run)
-    return show_cams(first, open_data(runs[0].recipe.data), title=f"CAMs ({about(list(first.values()))})")
+    return show_cams(first, open_data(runs[0].recipe.data), n=4, title=f"CAMs ({about(list(first.values()))})")
 
 # %% ../nbs/61_compare.ipynb #0fad8eef
 FIGURES: dict[str, Callable[[Sequence[Run]], Figure]] = dict(cams=cams_figure, iou=iou_figure, leak=leak_figure, sweep=sweep_figure)

@@ -89,11 +89,12 @@ def load_plugin(base: type[Plugin], kind: str, values: Any, field: str) -> Plugi
     except ValidationError as e:
         raise explain_validation(e, field, {field: list(cls.model_fields)}) from None
 
-# %% ../nbs/01_recipe.ipynb #9823db4e
+# %% ../nbs/01_recipe.ipynb #d89d37cd
 class TermConfig(Plugin):
     "Settings of a loss term that can be put on any baseline; `build(channels, num_classes, seed)` makes the term."
     family: ClassVar[str] = "losses"
     registry: ClassVar[dict[str, type[Plugin]]] = {}
+    lr_mult: Annotated[float, Field(gt=0)] = 1.0  # learning-rate factor of the term's own parameters
 
     def build(self, channels: int, num_classes: int, seed: int):
         raise NotImplementedError
@@ -128,12 +129,12 @@ class Augment(Part):
     flip: bool = True
     jitter: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = (0, 0, 0, 0)  # brightness, contrast, saturation, hue
 
-# %% ../nbs/01_recipe.ipynb #1bb5cc7d
+# %% ../nbs/01_recipe.ipynb #5d6ead87
 class Optim(Part):
     "Optimiser and learning-rate schedule."
     name: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.1
-    head_mult: Positive = 10.0      # learning-rate factor of the classifier and of the terms' own parameters
+    head_mult: Positive = 10.0      # learning-rate factor of the classifier
     momentum: Share = 1e-4          # the papers' releases ran with 1e-4: weight decay passed in momentum's position
     weight_decay: NonNegative = 1e-4
     schedule: Literal["poly", "cosine", "constant"] = "poly"
@@ -242,7 +243,7 @@ def identity(recipe: Recipe) -> str:
     values["training"].pop("log_every")
     return json.dumps(values, sort_keys=True)
 
-# %% ../nbs/01_recipe.ipynb #d0ce1712
+# %% ../nbs/01_recipe.ipynb #1e327a9a
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "small": dict(
@@ -251,6 +252,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         optim=dict(lr=0.01, momentum=0.9),
         training=dict(epochs=None, steps=1000, batch_size=8),
         inference=dict(scales=(1.0, 0.5, 1.5)),
+        terms=dict(fbr=dict(lambda_seg=0.1)),
     ),
     "demo": dict(
         model=dict(backbone="tf_efficientnet_lite0", frozen_stages=1),
@@ -258,6 +260,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         optim=dict(lr=0.01, momentum=0.9),
         training=dict(epochs=None, steps=300, batch_size=8),
         inference=dict(scales=(1.0, 1.5), limit=300),
+        terms=dict(fbr=dict(lambda_seg=0.1)),
     ),
     "smoke": dict(
         model=dict(backbone="resnet_small", weights="random", frozen_stages=0, frozen_bn=False),

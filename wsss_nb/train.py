@@ -49,7 +49,7 @@ class Objective(nn.Module):
             loss, parts = loss + value, parts | {f"{name}.{k}": v for k, v in more.items()}
         return loss, parts
 
-# %% ../nbs/40_train.ipynb #b7fce2c1
+# %% ../nbs/40_train.ipynb #c81f06f5
 def build_objective(recipe: Recipe, num_classes: int) -> Objective:
     "Model and terms of a recipe; a term's initial weights do not touch the model's, so adding one changes nothing else."
     model = recipe.model.build(num_classes, recipe.seed)
@@ -58,6 +58,7 @@ def build_objective(recipe: Recipe, num_classes: int) -> Objective:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(recipe.seed, "term", name))
             terms[name] = config.build(model.channels, num_classes, recipe.seed)
+            terms[name].lr_mult = config.lr_mult
     return Objective(model, terms)
 
 # %% ../nbs/40_train.ipynb #65c099ee
@@ -72,14 +73,15 @@ def lr_factor(step: int, total: int, optim: Optim) -> float:
         case _:
             return 1.0
 
-# %% ../nbs/40_train.ipynb #529e9d26
+# %% ../nbs/40_train.ipynb #41fbbdc9
 def make_optimizer(objective: Objective, optim: Optim) -> torch.optim.Optimizer:
-    "SGD or AdamW with two groups: the trunk, and what is new (classifier and terms) at `head_mult` times the rate."
-    head = [*objective.model.head_parameters(), *objective.terms.parameters()]
+    "SGD or AdamW; groups: the trunk, the classifier at `head_mult` times the rate, each term at its own `lr_mult`."
+    head = objective.model.head_parameters()
     known = {id(p) for p in head}
-    trunk = [p for p in objective.model.parameters() if p.requires_grad and id(p) not in known]
-    groups = [dict(params=trunk, mult=1.0), dict(params=[p for p in head if p.requires_grad], mult=optim.head_mult)]
-    groups = [dict(g, lr=optim.lr * g["mult"]) for g in groups if g["params"]]
+    groups = [(1.0, [p for p in objective.model.parameters() if id(p) not in known]), (optim.head_mult, head),
+              *((term.lr_mult, list(term.parameters())) for term in objective.terms.values())]
+    groups = [dict(params=[p for p in ps if p.requires_grad], mult=m, lr=optim.lr * m) for m, ps in groups]
+    groups = [g for g in groups if g["params"]]
     if optim.name == "adamw":
         return torch.optim.AdamW(groups, weight_decay=optim.weight_decay)
     return torch.optim.SGD(groups, momentum=optim.momentum, weight_decay=optim.weight_decay)

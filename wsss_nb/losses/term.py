@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ..core import derive_seed
 from ..models.cam import CamOutput
 
-# %% ../../nbs/30_losses.term.ipynb #5752e9fc
+# %% ../../nbs/30_losses.term.ipynb #504b26e5
 class Term(nn.Module):
     "A plug-in loss. Subclasses implement `forward`; `before_training` and `before_epoch` are optional hooks."
     kind: str = ""
+    lr_mult: float = 1.0
 
     def __init__(self, seed: int = 0):
         super().__init__()

@@ -1,0 +1,35 @@
+"The companion notebooks run headless under papermill, in the smoke preset, and refuse a parameter that does not fit."
+import nbformat
+import papermill
+import pytest
+from notebooks import NBS
+
+TINY = dict(data="cooccur?n=24&size=64", preset="smoke", device="cpu")
+
+
+def execute(name, folder, **parameters):
+    out = folder / f"{name}.ipynb"
+    papermill.execute_notebook(str(NBS / f"{name}.ipynb"), str(out), parameters=TINY | parameters | {"runs": str(folder / "runs")},
+                               cwd=str(NBS), progress_bar=False, kernel_name="python3")
+    return nbformat.read(out, 4)
+
+
+def outputs(nb):
+    return [o for c in nb.cells if c.cell_type == "code" for o in c.outputs]
+
+
+def test_train_then_nroi(tmp_path):
+    short = '{"training.steps": 10, "inference.limit": 4, "augment.crop": 64, "terms.fbr.warmup": 0.2}'
+    nb = execute("train", tmp_path, method="cam+fbr", overrides=short, workers=0)
+    texts = " ".join(str(o.get("data", {}).get("text/markdown", "")) for o in outputs(nb))
+    assert "mIoU" in texts and "threshold" in texts
+    nb = execute("nroi", tmp_path, images=2, clusters=[2, 3], stored=3)
+    pictures = [o for o in outputs(nb) if any(k.startswith("image/") for k in o.get("data", {}))]
+    assert len(pictures) >= 4  # two cluster maps, the bank's patches, the curves
+    text = " ".join(o.get("text", "") for o in outputs(nb))
+    assert "the bank holds" in text and "training a short one" not in text  # it found the run of the other notebook
+
+
+def test_a_recipe_error_in_a_notebook_is_one_clear_line(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="did you mean 'clusters'"):
+        execute("train", tmp_path, overrides='{"terms.fbr.cluster": 4}')
