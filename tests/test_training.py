@@ -82,7 +82,7 @@ def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path):
     for part in ("model", "terms"):
         a, b = (load_file(r.path / f"{part}.safetensors") for r in (whole, resumed))
         assert all(torch.equal(a[k], b[k]) for k in a), part
-    assert resumed.result["metrics"] == whole.result["metrics"] or json.dumps(resumed.result["metrics"]) == json.dumps(whole.result["metrics"])
+    assert json.dumps(resumed.result["metrics"]) == json.dumps(whole.result["metrics"])  # as text: NaN equals NaN
     assert [r["step"] for r in resumed.log()] == list(range(1, 41))
 
 
@@ -113,7 +113,7 @@ def test_two_processes_train_as_one(tmp_path):
 
 
 def test_a_run_end_to_end(tmp_path):
-    recipe = short("cam+fbr")
+    recipe = replace(make_recipe("cam+fbr", DATA, "demo"), SHORT | {"training.steps": 24})
     run = run_recipe(recipe, tmp_path, device="cpu", workers=1)
     result, data = run.result, open_data(DATA)
     assert result["data"]["fingerprint"] == data.fingerprint()

@@ -6,7 +6,7 @@
 __all__ = ['SCORES', 'FIGURES', 'by_method', 'score_table', 'class_values', 'class_ious', 'context_leaks', 'class_table', 'about',
            'iou_figure', 'leak_figure', 'sweep_figure', 'cams_figure', 'draw']
 
-# %% ../nbs/61_compare.ipynb #8500665c
+# %% ../nbs/61_compare.ipynb #87228ff6
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .charts import compare_rows, leak_plot, sweep_plot
 from .core import UserError
 from .data.catalog import open_data
 from .experiment import show_cams
 from .metrics import mean_std
 from .runs import Run
-from .viz import compare_rows, leak_plot, save_figure, sweep_plot
+from .viz import save_figure
 
 # %% ../nbs/61_compare.ipynb #d29bd08a
 def by_method(

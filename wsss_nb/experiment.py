@@ -6,7 +6,7 @@
 __all__ = ['sweep_cams', 'evaluate', 'load_model', 'load_terms', 'run_recipe', 'finish_run', 'latest_run', 'one_per_class',
            'cam_rows', 'show_cams']
 
-# %% ../nbs/60_experiment.ipynb #0f8298f6
+# %% ../nbs/60_experiment.ipynb #358d52d3
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,21 +19,25 @@ from .core import UserError, describe_device, peak_memory_mib, pick_device, read
 from .data.base import WsssData
 from .data.catalog import open_data
 from .data.check import verify
+from .leak import Leak
 from .losses.term import Term
-from .metrics import Leak, Sweep
+from .metrics import Sweep, default_thresholds
 from .models.cam import CamModel
 from .recipe import Recipe
 from .runs import Run, RunStore
 from .train import build_objective, default_workers, train
 from .viz import CamRow, cam_grid
 
-# %% ../nbs/60_experiment.ipynb #c35912ff
-def sweep_cams(data: WsssData, split: str, ids: Sequence[str], folder: Path) -> tuple[Sweep, Leak | None]:
+# %% ../nbs/60_experiment.ipynb #dee263da
+def sweep_cams(
+    data: WsssData, split: str, ids: Sequence[str], folder: Path,
+    thresholds: Sequence[float] | None = None,   # None: 0.01, 0.02, ..., 0.80
+) -> tuple[Sweep, Leak | None]:
     "All thresholds and, where the set has stuff labels, the leak, in one pass over the cached CAMs."
     fields = [f for f in ("mask", "stuff") if f in data.fields(split)]
     if "mask" not in fields:
         raise UserError(f"{data.name} has no masks for split {split!r}, so seeds cannot be evaluated.", "Choose splits.seeds with masks.")
-    sweep, leak = Sweep(len(data.classes)), Leak(data.classes, data.stuff_classes) if "stuff" in fields else None
+    sweep, leak = Sweep(len(data.classes), thresholds), Leak(data.classes, data.stuff_classes) if "stuff" in fields else None
     for id in ids:
         c, truth = load_cam(cam_path(folder, split, id)), data.load(id, fields)
         cam = c.full().numpy()
@@ -42,14 +46,14 @@ def sweep_cams(data: WsssData, split: str, ids: Sequence[str], folder: Path) -> 
             leak.update(c.classes, cam, truth["stuff"].numpy(), truth["mask"].numpy(), c.peaks, id)
     return sweep, leak
 
-# %% ../nbs/60_experiment.ipynb #27c571be
+# %% ../nbs/60_experiment.ipynb #851a182f
 def evaluate(recipe: Recipe, data: WsssData, folder: Path) -> dict:
     "Seed metrics of a run from its cached CAMs, at the threshold chosen as the recipe says."
     splits, how, limit = recipe.splits, recipe.evaluation.threshold, recipe.inference.limit
-    sweep, leak = sweep_cams(data, splits.seeds, chosen_ids(data, splits.seeds, limit), folder)
+    thresholds = [*default_thresholds(), recipe.evaluation.fixed] if how == "fixed" else None
+    sweep, leak = sweep_cams(data, splits.seeds, chosen_ids(data, splits.seeds, limit), folder, thresholds)
     if how == "fixed":
         threshold = recipe.evaluation.fixed
-        threshold = float(sweep.thresholds[np.abs(sweep.thresholds - threshold).argmin()])
     elif how == "val":
         threshold, _ = sweep_cams(data, splits.val, chosen_ids(data, splits.val, limit), folder)[0].best()
     else:
@@ -83,7 +87,7 @@ def _load(run: Run, num_classes: int, part: str, device: str):
     module.load_state_dict(load_file(file))
     return module.eval().to(pick_device(device))
 
-# %% ../nbs/60_experiment.ipynb #900bd3ea
+# %% ../nbs/60_experiment.ipynb #13d74369
 def run_recipe(
     recipe: Recipe,
     store: RunStore | str | Path = "runs",
@@ -94,7 +98,7 @@ def run_recipe(
     on_log=None,
 ) -> Run:
     "Train, infer, evaluate; a finished run is returned as it is, an interrupted one resumes."
-    store = store if isinstance(store, RunStore) else RunStore(store)
+    store, _ = store if isinstance(store, RunStore) else RunStore(store), pick_device(device)  # before anything is written
     data = open_data(recipe.data, skip_bad=skip_bad) if data is None else data
     splits = dict.fromkeys([recipe.splits.train, recipe.splits.seeds, recipe.splits.val])
     for verified in (False, True):  # the key is looked up again where verifying left images out

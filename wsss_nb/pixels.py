@@ -6,7 +6,7 @@
 __all__ = ['LUMA', 'CLUSTER_COLOURS', 'voc_palette', 'as_rgb', 'resize', 'blend', 'colourise', 'cam_overlay', 'contour',
            'draw_contour', 'label_map', 'cluster_picture']
 
-# %% ../nbs/49_pixels.ipynb #7f2a8023
+# %% ../nbs/49_pixels.ipynb #69ba5082
 import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -14,17 +14,16 @@ from numpy import ndarray
 from PIL import Image
 
 from .core import UserError
+from .data.files import label_palette
 from .metrics import IGNORE, as_array
 
 # %% ../nbs/49_pixels.ipynb #17081f98
 LUMA = np.array([.299, .587, .114])   # brightness of RGB (ITU-R BT.601)
 
-# %% ../nbs/49_pixels.ipynb #9991353c
+# %% ../nbs/49_pixels.ipynb #3d28d045
 def voc_palette() -> ndarray:   # uint8, [256, 3]
     "PASCAL VOC's label colours: bits 0, 3, 6… of the label are the high bits of red, 1, 4, 7… of green, 2, 5… of blue."
-    label = np.arange(256)[:, None]
-    bits = [(label >> np.arange(3) + 3 * j & 1) << 7 - j for j in range(3)]
-    return sum(bits).astype(np.uint8)
+    return np.array(label_palette(), np.uint8).reshape(256, 3)
 
 # %% ../nbs/49_pixels.ipynb #89fddfa6
 def as_rgb(

@@ -31,7 +31,7 @@ class Part(BaseModel):
     "A frozen, strict piece of a recipe: unknown fields and values out of range are errors."
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
-# %% ../nbs/01_recipe.ipynb #ae831bed
+# %% ../nbs/01_recipe.ipynb #05501366
 def explain_validation(error: ValidationError, prefix: str = "", known: dict[str, list[str]] | None = None) -> UserError:
     "Turn pydantic's report into one line that names each wrong field, what is wrong, and (unknown fields) what was meant."
     lines = []
@@ -45,7 +45,7 @@ def explain_validation(error: ValidationError, prefix: str = "", known: dict[str
         else:
             value = "" if e["type"] == "missing" else f" (got {e['input']!r:.60})"
             lines.append(f"{field}: {e['msg'].removeprefix('Value error, ')}{value}")
-    return UserError("Recipe: " + "; ".join(lines) + ".", "Correct the named fields.")
+    return UserError("Recipe: " + "; ".join(lines) + "." * (not lines[-1].endswith("?")), "Correct the named fields.")
 
 # %% ../nbs/01_recipe.ipynb #6b6527b7
 class Plugin(Part):

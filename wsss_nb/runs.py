@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['run_key', 'environment', 'Run', 'RunStore']
 
-# %% ../nbs/02_runs.ipynb #5c95e197
+# %% ../nbs/02_runs.ipynb #06f82e2e
 import hashlib
 import json
 import platform
@@ -21,7 +21,7 @@ import pandas as pd
 
 import wsss_nb
 from .core import UserError, read_json, write_json
-from .recipe import ModelConfig, Recipe, identity, parse_recipe
+from .recipe import Recipe, identity, parse_recipe
 
 # %% ../nbs/02_runs.ipynb #6db8a9b4
 def run_key(recipe: Recipe, fingerprint: str) -> str:

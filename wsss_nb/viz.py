@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'RUN_COLOURS', 'MARKERS', 'Plot', 'styled', 'render', 'save_figure', 'show_image', 'empty_grid', 'row_height',
-           'contact_sheet', 'CamRow', 'cam_note', 'cam_grid', 'cluster_map', 'training_curves', 'compare_rows',
-           'column_mean', 'leak_rows', 'leak_plot', 'line_plot', 'sweep_plot', 'leak_against_p', 'as_rgb',
-           'cam_overlay', 'cluster_picture', 'colourise', 'draw_contour', 'label_map', 'voc_palette']
+           'contact_sheet', 'CamRow', 'cam_note', 'cam_grid', 'cluster_map', 'as_rgb', 'cam_overlay', 'cluster_picture',
+           'colourise', 'draw_contour', 'label_map', 'voc_palette']
 
-# %% ../nbs/50_viz.ipynb #03b242d8
+# %% ../nbs/50_viz.ipynb #cb3e9377
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
@@ -228,137 +226,3 @@ def cluster_map(
         for panel in [ax, *axes[0, :len(clusters) == 1]]:   # on the image too, where there is but one set of stars
             panel.plot(x, y, '*', ms=11, mfc='w', mec='k', mew=.8, clip_on=False)
     return fig
-
-# %% ../nbs/50_viz.ipynb #902f797e
-@styled
-def training_curves(
-    log,                                    # rows {step, lr, loss, part: value…} of a run, or {run: rows}
-    floors:Mapping[str, float]|None=None,   # part -> the best value it can reach
-    title:str='',
-    parts:Sequence[str]|None=None,          # which columns; default every one logged
-) -> Figure:
-    "Loss parts beside their floors, and the learning rate, against steps."
-    runs = {name: pd.DataFrame(list(rows)) for name, rows in (log if isinstance(log, Mapping) else {'': log}).items()}
-    if not runs or any('step' not in t or not len(t) for t in runs.values()):
-        raise UserError('The log has no steps to draw.', 'Train for at least one logged step.')
-    logged = dict.fromkeys(c for t in runs.values() for c in t)
-    columns = [*(parts or [c for c in logged if c not in ('step', 'epoch', 'lr', 'seconds_per_step')]), 'lr']
-    columns = [c for c in columns if c in logged]
-    wide = min(len(columns), 4)
-    fig, axes = empty_grid([1.5] * -(-len(columns) // wide), wide, 2.1, title, (0, .2))
-    for ax in axes.flat[len(columns):]: ax.set_axis_off()
-    for ax, part in zip(axes.flat, columns):
-        for (name, t), colour in zip(runs.items(), RUN_COLOURS if len(runs) > 1 else RUN_COLOURS[1:]):
-            if part in t: ax.plot(t['step'], t[part], color=colour, label=name or None)
-        if (floor := (floors or {}).get(part)) is not None:
-            ax.axhline(floor, color='.3', ls='--', lw=1)
-            ax.annotate(f'floor {floor:.3g}', (1, floor), xycoords=('axes fraction', 'data'), xytext=(0, 2),
-                        textcoords='offset points', ha='right', va='bottom', fontsize=7, color='.3')
-        ax.set_title('learning rate' if part == 'lr' else part)
-        ax.ticklabel_format(axis='y', scilimits=(-3, 4))
-    for ax in axes[-1]: ax.set_xlabel('step')
-    if len(runs) > 1:
-        lines = {line.get_label(): line for ax in axes.flat for line in ax.get_lines() if line.get_label() in runs}
-        fig.legend(lines.values(), lines.keys(), loc='outside lower right', ncols=4)
-    return fig
-
-# %% ../nbs/50_viz.ipynb #6ea7c67b
-@styled
-def compare_rows(
-    values:Mapping[str, ndarray],   # run -> shares in [0, 1] per seed and row, [seeds, R] or [R]
-    labels:Sequence[str],           # the R rows, e.g. class names
-    xlabel:str='IoU (%)',
-    title:str='',
-    sort:bool=True,                 # by the first run
-    scale:float=100,
-) -> Figure:
-    "One dot per run and row, joined; whiskers of ± one standard deviation over seeds."
-    table = {run: np.atleast_2d(np.asarray(v, float)) * scale for run, v in values.items()}
-    if any(v.shape[1] != len(labels) for v in table.values()):
-        raise UserError(f'{len(labels)} labels for rows of {[v.shape[1] for v in table.values()]} values.')
-    mean = np.array([column_mean(v) for v in table.values()])
-    order = np.argsort(-mean[0], kind='stable') if sort else np.arange(len(labels))
-    fig, axes = empty_grid([.21 * len(labels) + .6], 1, 4.6, title)
-    ax, y = axes[0, 0], np.arange(len(labels))
-    ax.hlines(y, np.nanmin(mean, 0)[order], np.nanmax(mean, 0)[order], color='.75', lw=2, zorder=1)
-    for (run, v), m, colour, marker in zip(table.items(), mean, RUN_COLOURS, MARKERS):
-        seeds = f' ({len(v)} seeds)' if len(v) > 1 else ''
-        ax.errorbar(m[order], y, xerr=v.std(0, ddof=1)[order] if len(v) > 1 else None, fmt=marker, color=colour,
-                    elinewidth=1, capsize=2, label=run + seeds)
-    ax.set(yticks=y, yticklabels=[labels[i] for i in order], ylim=(len(labels) - .5, -.5))
-    ax.set(xlabel=xlabel, xlim=(0, None))
-    ax.grid(False, axis='y')
-    fig.legend(loc='outside lower right', ncols=3)
-    return fig
-
-# %% ../nbs/50_viz.ipynb #801acbf8
-def column_mean(x:ndarray) -> ndarray:
-    "Mean of the defined values of each column; NaN where there is none."
-    known = ~np.isnan(x)
-    return ratio(np.where(known, x, 0).sum(0), known.sum(0))
-
-# %% ../nbs/50_viz.ipynb #875dc423
-def leak_rows(table) -> dict[tuple[str, str], float]:
-    "The leaks of one run by (class, context), from `Leak.table()` or its records."
-    if isinstance(table, pd.DataFrame): table = table.reset_index().to_dict('records')
-    return {(r['class'], r['context']): r['leak'] for r in table}
-
-# %% ../nbs/50_viz.ipynb #8694b6a8
-def leak_plot(
-    tables:Mapping[str, object],   # run -> `Leak.table()` or its records, or a list of those, one per seed
-    title:str='',
-) -> Figure:
-    "Leak per class and context for each run: how much of the CAM lies on what stands around."
-    def per_seed(x): return [x] if isinstance(x, pd.DataFrame) or isinstance(x[0], Mapping) else x
-    seeds = {run: [leak_rows(t) for t in per_seed(x)] for run, x in tables.items()}
-    pairs = list(dict.fromkeys(p for run in seeds.values() for t in run for p in t))
-    values = {run: np.array([[t.get(p, np.nan) for p in pairs] for t in ts], float) for run, ts in seeds.items()}
-    return compare_rows(values, [f'{c} on {s}' for c, s in pairs], 'leak: share of the CAM on the context (%)', title)
-
-# %% ../nbs/50_viz.ipynb #713c5623
-@styled
-def line_plot(
-    x:Sequence[float],              # [X]
-    values:Mapping[str, ndarray],   # run -> shares in [0, 1] per seed, [seeds, X] or [X]
-    xlabel:str,
-    ylabel:str,
-    title:str='',
-    mark:Callable|None=None,        # np.argmax or np.argmin: mark this point of the mean
-    dots:bool=True,                 # a marker at every x
-    scale:float=100,
-) -> Figure:
-    "One line per run: mean over seeds, band ± one standard deviation."
-    fig, axes = empty_grid([2.5], 1, 4.2, title)
-    ax = axes[0, 0]
-    for (run, v), colour, marker in zip(values.items(), RUN_COLOURS, MARKERS):
-        v = np.atleast_2d(np.asarray(v, float)) * scale
-        mean, label = v.mean(0), run + (f' ({len(v)} seeds)' if len(v) > 1 else '')
-        ax.plot(x, mean, color=colour, marker=marker if dots else None, label=label)
-        if len(v) > 1:
-            ax.fill_between(x, mean - v.std(0, ddof=1), mean + v.std(0, ddof=1), color=colour, alpha=.25, lw=0)
-        if mark is not None:
-            i = mark(mean)
-            ax.plot(x[i], mean[i], marker, color=colour, mec='k')
-            ax.annotate(f'{mean[i]:.1f} at {x[i]:g}', (x[i], mean[i]), (4, 5), textcoords='offset points', fontsize=7)
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.margins(y=.12)
-    ax.legend()
-    return fig
-
-# %% ../nbs/50_viz.ipynb #28ceb77a
-def sweep_plot(
-    thresholds:Sequence[float],   # [T]
-    miou:Mapping[str, ndarray],   # run -> mIoU in [0, 1], [seeds, T] or [T]
-    title:str='',
-) -> Figure:
-    "mIoU of the seeds against the background threshold; each run's best is marked."
-    return line_plot(thresholds, miou, 'background threshold', 'seed mIoU (%)', title, np.nanargmax, dots=False)
-
-# %% ../nbs/50_viz.ipynb #e5a2c6d5
-def leak_against_p(
-    p:Sequence[float],            # co-occurrence of `cooccur`, [X]
-    leak:Mapping[str, ndarray],   # run -> mean leak in [0, 1], [seeds, X] or [X]
-    title:str='',
-) -> Figure:
-    "The fault as a function of its cause: leak against the probability that an object stands in its own context."
-    return line_plot(p, leak, 'p: probability that an object stands in its own context', 'leak (%)', title)

