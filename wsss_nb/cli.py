@@ -90,7 +90,7 @@ def file_name(data: str) -> str:
     "A data set's string as part of a file name."
     return "".join(c if c.isalnum() else "-" for c in data.rstrip("/").rpartition("/")[2]).strip("-")
 
-# %% ../nbs/70_cli.ipynb #92dabce1
+# %% ../nbs/70_cli.ipynb #03b0ecaa
 NameArg = Annotated[str, typer.Argument(metavar="DATA", help="cooccur, folder:PATH, voc:PATH.")]
 
 @data_app.command("check")
@@ -98,7 +98,10 @@ def data_check(name: NameArg = "cooccur", skip_bad: SkipBad = False):
     "Verify a data set: counts, sizes, label values, damaged files; print the class x context table."
     from wsss_nb.data.catalog import open_data
     from wsss_nb.data.check import check_data
-    typer.echo(str(check_data(open_data(name, skip_bad=skip_bad))))
+    report = check_data(open_data(name, skip_bad=skip_bad))
+    typer.echo(str(report))
+    if report.bad and not skip_bad:
+        raise typer.Exit(2)
 
 # %% ../nbs/70_cli.ipynb #8f060f32
 @data_app.command("show")
