@@ -97,7 +97,7 @@ def show_image(ax:Axes, image:ndarray, title:str='', caption:str=''):
     ax.grid(False)
     ax.spines[:].set_visible(False)
 
-# %% ../nbs/50_viz.ipynb #88e98f89
+# %% ../nbs/50_viz.ipynb #9926fb3f
 @styled
 def empty_grid(
     heights:Sequence[float],               # of the rows, inches
@@ -109,7 +109,7 @@ def empty_grid(
 ) -> tuple[Plot, ndarray]:                 # figure, axes [rows, columns]
     "A figure with a grid of axes, a title (wrapped to the width) and a note."
     width = max(columns * width + more[0], 2.5)
-    title, note = (textwrap.fill(t, int(width * n), break_on_hyphens=False) for t, n in ((title, 13.5), (note, 20)))
+    title, note = (textwrap.fill(t, int(width * n), break_on_hyphens=False) for t, n in ((title, 13.5), (note, 17)))
     height = sum(heights) + more[1] + .2 * len(title.splitlines()) + .14 * len(note.splitlines())
     fig = Plot(figsize=(width, height), layout='constrained')
     fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.02, hspace=.02)
