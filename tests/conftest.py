@@ -23,7 +23,7 @@ _POOL = pytest.StashKey()
 def pool(request, tmp_path_factory):
     "Runs every selected notebook in its own kernel, two at a time; each test waits for its own."
     names = dict.fromkeys(item.callspec.params['nb'] for item in request.session.items
-                          if getattr(item, 'callspec', None) and 'nb' in item.callspec.params)
+                          if 'pool' in getattr(item, 'fixturenames', ()))
     p = notebooks.Pool(list(names), tmp_path_factory.mktemp('notebooks'))
     request.config.stash[_POOL] = p
     yield p
