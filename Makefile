@@ -35,6 +35,7 @@ bench: .venv/.installed  ## speed beside the plain formulations: figures/bench.m
 nbs: .venv/.installed  ## after editing notebooks: export the library, clean, write README.md
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
+	rm -f pyproject.toml  # left by nbdev_export; setup.py reads settings.ini
 	$(BIN)/python tests/readme.py --write
 
 clean:  ## remove caches (never runs/ or .venv/)
