@@ -19,6 +19,10 @@ settings.load_profile('wsss_nb')
 _POOL = pytest.StashKey()
 
 
+def pytest_addoption(parser):
+    parser.addoption('--long', action='store_true', help='twenty kills and 64 kernels instead of a few (minutes)')
+
+
 @pytest.fixture(scope='session')
 def pool(request, tmp_path_factory):
     "Runs every selected notebook in its own kernel, two at a time; each test waits for its own."

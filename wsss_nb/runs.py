@@ -5,12 +5,15 @@
 # %% auto #0
 __all__ = ['run_key', 'environment', 'Run', 'RunStore']
 
-# %% ../nbs/02_runs.ipynb #06f82e2e
+# %% ../nbs/02_runs.ipynb #8f9a1491
 import hashlib
 import json
+import math
 import platform
 import shutil
 import subprocess
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 import wsss_nb
 from .core import UserError, read_json, write_json
@@ -38,7 +42,7 @@ def environment() -> dict[str, str]:
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(wsss_nb.__file__).parent, capture_output=True, text=True)
     return versions | ({"git": git.stdout.strip()} if git.returncode == 0 else {})
 
-# %% ../nbs/02_runs.ipynb #7976043b
+# %% ../nbs/02_runs.ipynb #bdadf092
 @dataclass(frozen=True)
 class Run:
     "A run's folder; nothing is read until it is asked for."
@@ -61,7 +65,8 @@ class Run:
         "Metrics, seconds, device, versions, ...; a run that is not finished is a `UserError`."
         if not self.done:
             raise UserError(f"Run {self.key} has no result yet.", "Run it again with the same recipe: it resumes.")
-        return read_json(self.path / "result.json")
+        result = read_json(self.path / "result.json")
+        return result | {"metrics": _fill(result.get("metrics", {}))}
 
     def log(self) -> list[dict[str, Any]]:
         "The log's lines so far, one per `log_every` steps."
@@ -69,8 +74,36 @@ class Run:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def finish(self, result: dict[str, Any]) -> None:
-        "Write the result: the last act of a run."
-        write_json(self.path / "result.json", dict(key=self.key, **result, versions=environment()))
+        "Write the result: the last act of a run. A metric that is not defined (NaN) is null in the file."
+        write_json(self.path / "result.json", _blank(dict(key=self.key, **result, versions=environment())))
+
+    @contextmanager
+    def locked(self, wait: bool = True):
+        "Hold the run. A second process waits until the first has finished or died (`wait=False`: is refused)."
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise UserError(f"Run {self.key} is being made by another process.", "Wait for it, or stop it.") from None
+            print(f"Run {self.key} is being made by another process: waiting for it.", file=sys.stderr)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _blank(x: Any) -> Any:
+    if isinstance(x, dict | list | tuple):
+        return {k: _blank(v) for k, v in x.items()} if isinstance(x, dict) else [_blank(v) for v in x]
+    return None if isinstance(x, float) and math.isnan(x) else x
+
+
+def _fill(x: Any) -> Any:
+    if isinstance(x, dict | list):
+        return {k: _fill(v) for k, v in x.items()} if isinstance(x, dict) else [_fill(v) for v in x]
+    return math.nan if x is None else x
 
 # %% ../nbs/02_runs.ipynb #7ede6621
 class RunStore:
