@@ -26,8 +26,8 @@ test: .venv/.installed  ## everything CI runs: notebooks, export in step, style,
 lab: .venv/.installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=. nbs/index.ipynb
 
-figures: .venv/.installed  ## redraw the figures of the runs in RUNS into figures/
-	for name in cams iou sweep; do $(BIN)/wsss_nb figure $$name --runs "$(RUNS)" || exit; done
+figures: .venv/.installed  ## every table and figure whose runs are in RUNS, into figures/ (DATA=, PRESET=)
+	$(BIN)/wsss_nb figures --data "$(DATA)" --preset "$(PRESET)" --runs "$(RUNS)" $(ARGS)
 
 bench: .venv/.installed  ## speed beside the plain formulations: figures/bench.md
 	$(BIN)/python -c 'from wsss_nb.bench import main; main()'

@@ -10,6 +10,7 @@ ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 extras = {key.removesuffix('_requirements'): cfg[key].split() for key in cfg if key.endswith('_requirements')}
 readme = here/'README.md'
+companions = [f'nbs/{p.name}' for p in sorted((here/'nbs').glob('*.ipynb')) if not p.name[0].isdigit()]  # those that papermill runs
 
 setup(
     name=cfg['lib_name'],
@@ -27,6 +28,7 @@ setup(
         'Framework :: Jupyter'],
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
     include_package_data=True,
+    data_files=[('share/wsss_nb/nbs', companions)],
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require=extras,

@@ -33,3 +33,25 @@ def test_train_then_nroi(tmp_path):
 def test_a_recipe_error_in_a_notebook_is_one_clear_line(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="did you mean 'clusters'"):
         execute("train", tmp_path, overrides='{"terms.fbr.cluster": 4}')
+
+
+def test_features_without_runs(tmp_path):
+    "Trains its own two tiny runs, draws t-SNE and UMAP (which compiles on its first call), and measures."
+    nb = execute("features", tmp_path, per_class=12)
+    found = outputs(nb)
+    text = " ".join(o.get("text", "") for o in found)
+    assert "training two tiny ones" in text
+    assert sum("image/png" in o.get("data", {}) for o in found) == 2
+    tables = [o["data"]["text/plain"] for o in found if "overlap" in o.get("data", {}).get("text/plain", "")]
+    assert len(tables) == 2 and all("silhouette" in t and "mean" in t for t in tables)
+    nb = execute("features", tmp_path, per_class=12, methods=["pca"], classes=["boat", "cow"])  # finds them again
+    assert "training two" not in " ".join(o.get("text", "") for o in outputs(nb))
+
+
+def test_ablation_runs_what_is_missing_and_makes_a_table(tmp_path):
+    short = '{"training.steps": 4, "inference.limit": 4, "augment.crop": 64}'
+    nb = execute("ablation", tmp_path, overrides=short, out=str(tmp_path / "out"))
+    tables = [o["data"]["text/html"] for o in outputs(nb) if "class=wsss" in str(o.get("data", {}).get("text/html", ""))]
+    assert len(tables) == 3 and "Missing: 2 of 2 runs" in tables[0] and "Missing" not in tables[1]
+    assert "clusters = 8" in tables[2]
+    assert sorted(p.suffix for p in (tmp_path / "out").iterdir()) == [".csv", ".html", ".md", ".tex"]

@@ -139,7 +139,7 @@ def train_and_finish(
             device=describe_device(loop.device), processes=loop.accelerator.num_processes, peak_memory_mib=peak_memory_mib(loop.device)))
     return finish_run(run, data, device, workers)
 
-# %% ../nbs/60_experiment.ipynb #4b59af08
+# %% ../nbs/60_experiment.ipynb #fe11770a
 def _spans(log: list[dict]) -> list[tuple[dict, int]]:
     steps = [0, *(row["step"] for row in log)]
     return [(row, b - a) for row, a, b in zip(log, steps, steps[1:])]
@@ -159,7 +159,8 @@ def finish_run(run: Run, data: WsssData, device: str = "auto", workers: int | No
                     data=dict(name=recipe.data, fingerprint=data.fingerprint(), skipped=data.skipped),
                     seconds=dict(train=training["seconds"], cams=inferred - began, evaluate=time.perf_counter() - inferred,
                                  total=training["seconds"] + time.perf_counter() - began)))
-    (run.path / "checkpoint.safetensors").unlink(missing_ok=True)
+    for leftover in [run.path / "checkpoint.safetensors", *run.path.rglob(".*.tmp*")]:  # of processes that were killed
+        leftover.unlink(missing_ok=True)
     return run
 
 # %% ../nbs/60_experiment.ipynb #dec8dad7
@@ -183,7 +184,7 @@ def one_per_class(data: WsssData, ids: Sequence[str], n: int) -> list[tuple[str,
             break
     return pairs
 
-# %% ../nbs/60_experiment.ipynb #98a51629
+# %% ../nbs/60_experiment.ipynb #1efbcd59
 def cam_rows(runs: dict[str, Run], data: WsssData, split: str, pairs: Sequence[tuple[str, int]]) -> list[CamRow]:
     "For (image, class) pairs: the image, each run's CAM, the class's pixels and its context's."
     first = next(iter(runs.values()))
@@ -210,4 +211,4 @@ def show_cams(runs: dict[str, Run], data: WsssData, n: int = 6, title: str = "")
     recipe, m = first.recipe, first.result["metrics"]
     pairs = one_per_class(data, chosen_ids(data, recipe.splits.seeds, recipe.inference.limit), n)
     return cam_grid(cam_rows(runs, data, recipe.splits.seeds, pairs), title=title or f"{recipe.data}, {recipe.splits.seeds}",
-                    threshold=m["threshold"])
+                    threshold=m.get("threshold", recipe.evaluation.fixed))

@@ -4,14 +4,19 @@
 
 # %% auto #0
 __all__ = ['LUMA', 'CLUSTER_COLOURS', 'voc_palette', 'as_rgb', 'resize', 'blend', 'colourise', 'cam_overlay', 'contour',
-           'draw_contour', 'label_map', 'cluster_picture']
+           'draw_contour', 'label_map', 'cluster_picture', 'palette_png', 'jpeg_in_svg']
 
-# %% ../nbs/49_pixels.ipynb #69ba5082
+# %% ../nbs/49_pixels.ipynb #fce41e3b
+import base64
+import io
+import re
+
 import matplotlib
 import numpy as np
 from matplotlib.colors import to_rgb
 from numpy import ndarray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .core import UserError
 from .data.files import label_palette
@@ -145,3 +150,32 @@ def cluster_picture(
     labels = resize(np.where(clusters < 0, len(CLUSTER_COLOURS), clusters % len(CLUSTER_COLOURS)), size, nearest=True)
     if foreground is not None: labels = np.where(resize(as_array(foreground) > 0, size, True), len(colours) - 1, labels)
     return colours.round().astype(np.uint8)[labels]
+
+# %% ../nbs/49_pixels.ipynb #87f697ac
+def palette_png(
+    png:bytes,
+    colours:int=256,
+) -> bytes:
+    "The PNG with a palette of so many colours; its text stays."
+    image, text, buffer = Image.open(io.BytesIO(png)), PngInfo(), io.BytesIO()
+    for k, v in image.text.items(): text.add_itxt(k, v)
+    rgb, palette = image.convert('RGB'), Image.new('P', (1, 1))
+    found = rgb.quantize(colours - 2, Image.Quantize.MEDIANCUT, kmeans=1).getpalette()[:3 * (colours - 2)]
+    palette.putpalette([*found, *[0] * 3, *[255] * 3])
+    index = np.array(rgb.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
+    index[(np.asarray(rgb) == 255).all(-1)] = len(found) // 3 + 1   # white paper, which the search by Pillow may miss by a little
+    small = Image.fromarray(index)
+    small.putpalette(palette.getpalette())
+    small.save(buffer, 'png', optimize=True, pnginfo=text, dpi=image.info.get('dpi'))
+    return buffer.getvalue()
+
+
+def jpeg_in_svg(svg:bytes, quality:int=80) -> bytes:
+    "The SVG with its opaque embedded PNGs as JPEG; a picture that is smaller as PNG stays."
+    def recode(match:re.Match) -> bytes:
+        image, buffer = Image.open(io.BytesIO(base64.b64decode(match[1]))), io.BytesIO()
+        if image.convert('RGBA').getextrema()[3][0] < 255: return match[0]
+        image.convert('RGB').save(buffer, 'jpeg', quality=quality)
+        new = b'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue())
+        return min(match[0], new, key=len)
+    return re.sub(rb'data:image/png;base64,([A-Za-z0-9+/=\s]+)', recode, svg)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'RUN_COLOURS', 'MARKERS', 'Plot', 'styled', 'render', 'save_figure', 'show_image', 'empty_grid', 'row_height',
-           'contact_sheet', 'CamRow', 'cam_note', 'cam_grid', 'cluster_map', 'as_rgb', 'cam_overlay', 'cluster_picture',
-           'colourise', 'draw_contour', 'label_map', 'voc_palette']
+           'contact_sheet', 'picture_grid', 'CamRow', 'cam_note', 'cam_grid', 'ClusterRow', 'cluster_grid',
+           'cluster_map', 'as_rgb', 'cam_overlay', 'cluster_picture', 'colourise', 'draw_contour', 'label_map',
+           'voc_palette']
 
-# %% ../nbs/50_viz.ipynb #cb3e9377
+# %% ../nbs/50_viz.ipynb #1cd552b7
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,18 @@ from numpy import ndarray
 from .core import UserError, atomic_path
 from .data.base import WsssData
 from .metrics import IGNORE, as_array, ratio
-from .pixels import as_rgb, cam_overlay, cluster_picture, colourise, draw_contour, label_map, resize, voc_palette
+from wsss_nb.pixels import (
+    as_rgb,
+    cam_overlay,
+    cluster_picture,
+    colourise,
+    draw_contour,
+    jpeg_in_svg,
+    label_map,
+    palette_png,
+    resize,
+    voc_palette,
+)
 
 _all_ = ['as_rgb', 'cam_overlay', 'cluster_picture', 'colourise', 'draw_contour', 'label_map', 'voc_palette']
 
@@ -54,12 +66,13 @@ def styled(draw:Callable) -> Callable:
         with matplotlib.rc_context(STYLE): return draw(*args, **kwargs)
     return wrapper
 
-# %% ../nbs/50_viz.ipynb #8ba7a0cd
+# %% ../nbs/50_viz.ipynb #47ca1961
 @styled
 def render(
     fig:Figure,
     kind:str='png',                        # png, jpeg, svg or pdf
     metadata:Mapping[str, str]|None=None,  # text stored in the file
+    colours:int|None=None,                 # PNG with a palette of so many colours, photographs in an SVG as JPEG: a third of the size
 ) -> bytes:
     "The file's bytes: the same each time, with no date in them."
     known = {'png': {'Software': None}, 'svg': {'Date': None, 'Creator': None}, 'pdf': {'CreationDate': None}}
@@ -70,21 +83,23 @@ def render(
     buffer = io.BytesIO()
     quality = {'pil_kwargs': {'quality': 85}} if kind == 'jpeg' else {'metadata': known[kind] | text}
     fig.savefig(buffer, format=kind, **quality)
-    return buffer.getvalue()
+    small = {'png': lambda x: palette_png(x, colours), 'svg': jpeg_in_svg}.get(kind) if colours else None
+    return small(buffer.getvalue()) if small else buffer.getvalue()
 
-# %% ../nbs/50_viz.ipynb #3208f48c
+# %% ../nbs/50_viz.ipynb #0336dce3
 def save_figure(
     fig:Figure,
     path:str|Path,                         # FILE.png (or .svg, .pdf)
     metadata:Mapping[str, str]|None=None,  # run keys, data set, seeds…: stored in the file
     svg:bool=False,                        # an SVG beside it too
+    colours:int|None=None,                 # smaller files, see `render`
 ) -> Path:                                 # the file written
     "Write a figure, whole or not at all; the same figure gives the same bytes."
     path = Path(path) if Path(path).suffix else Path(path).with_suffix('.png')
     if path.suffix not in ('.png', '.svg', '.pdf'):
         raise UserError(f'Cannot write a figure as {path.suffix!r} ({path}).', 'Use .png, .svg or .pdf.')
     for file in dict.fromkeys([path, *([path.with_suffix('.svg')] if svg else [])]):
-        with atomic_path(file) as temporary: temporary.write_bytes(render(fig, file.suffix[1:], metadata))
+        with atomic_path(file) as temporary: temporary.write_bytes(render(fig, file.suffix[1:], metadata, colours))
     return path
 
 # %% ../nbs/50_viz.ipynb #2b0ed115
@@ -146,6 +161,37 @@ def contact_sheet(
         show_image(ax, draw_contour(rgb, sample['mask']) if masks else rgb, caption=', '.join(tags) or '–')
     return fig
 
+# %% ../nbs/50_viz.ipynb #5067f64e
+@styled
+def picture_grid(
+    rows:Sequence[Sequence[tuple[ndarray, str]]],   # of each row the (picture, caption) of every column
+    columns:Sequence[str],                          # their titles
+    title:str='',
+    note:str='',                                    # below: how to read it
+    cell:float=1.6,                                 # width of a picture, inches
+    blocks:int=1,                                   # so many blocks of rows side by side
+    bar:bool=False,                                 # a colour bar for CAMs
+) -> Figure:
+    "Captioned pictures in rows, titles above the first row of each block."
+    deep, wide = -(-len(rows) // blocks), len(columns)
+    tall = [row_height([row[0][0] for row in rows[i::deep]], cell) for i in range(deep)]
+    fig, axes = empty_grid(tall, wide * blocks, cell, title, (.6 * bar + .15 * (blocks - 1), .2), note)
+    for ax in axes.flat: ax.set_axis_off()
+    for i, row in enumerate(rows):
+        block, y = divmod(i, deep)
+        for x, (picture, caption) in enumerate(row):
+            ax = axes[y, wide * block + x]
+            ax.set_axis_on()
+            show_image(ax, picture, '' if y else columns[x], caption)
+            ax.set_anchor('N')
+            if block and not x: ax.set_ylabel(' ')   # a gap between the blocks
+    if bar:
+        bar = fig.colorbar(ScalarMappable(cmap='magma'), ax=axes.ravel().tolist(), location='right', aspect=18,
+                           shrink=min(1, 2 / sum(tall)))
+        bar.set_label('normalised CAM')
+        bar.outline.set_visible(False)
+    return fig
+
 # %% ../nbs/50_viz.ipynb #6ce7ebae
 @dataclass
 class CamRow:
@@ -174,7 +220,7 @@ def cam_note(
         parts.append(f'leak {100 * ratio(cam[as_array(row.context) & judged].sum(), cam[judged].sum()):.0f} %')
     return ', '.join(parts).replace('nan %', '–')
 
-# %% ../nbs/50_viz.ipynb #aa90af07
+# %% ../nbs/50_viz.ipynb #17b6be3c
 @styled
 def cam_grid(
     rows:Sequence[CamRow],
@@ -185,44 +231,44 @@ def cam_grid(
 ) -> Figure:
     "Photograph and CAMs side by side, the ground truth outlined in white."
     if not rows: raise UserError('A CAM grid needs at least one row.')
-    columns = list(columns or rows[0].cams)
-    heights = [row_height([row.image], cell) for row in rows]
-    note = f'Outline: ground truth. IoU of the mask CAM > {threshold:g}. Leak: share of the CAM on the context.'
-    fig, axes = empty_grid(heights, len(columns) + 1, cell, title, (.6, .2), note)
-    for ax, row in zip(axes, rows):
+    columns, grid = list(columns or rows[0].cams), []
+    for row in rows:
         truth = np.zeros(as_rgb(row.image).shape[:2], np.uint8) if row.truth is None else as_array(row.truth)
-        show_image(ax[0], draw_contour(as_rgb(row.image), truth, 'w'), 'image' if row is rows[0] else '', row.name)
-        for a, column in zip(ax[1:], columns):
-            picture = draw_contour(cam_overlay(row.image, row.cams[column]), truth, 'w')
-            show_image(a, picture, column if row is rows[0] else '', cam_note(row, column, threshold))
-    bar = fig.colorbar(ScalarMappable(cmap='magma'), ax=axes.ravel().tolist(), location='right', aspect=18,
-                       shrink=min(1, 2 / sum(heights)))
-    bar.set_label('normalised CAM')
-    bar.outline.set_visible(False)
+        grid.append([(draw_contour(as_rgb(row.image), truth, 'w'), row.name)] + [
+            (draw_contour(cam_overlay(row.image, row.cams[k]), truth, 'w'), cam_note(row, k, threshold)) for k in columns])
+    note = f'Outline: ground truth. IoU of the mask CAM > {threshold:g}. Leak: share of the CAM on the context.'
+    return picture_grid(grid, ['image', *columns], title, note, cell, bar=True)
+
+# %% ../nbs/50_viz.ipynb #9ddfd0a3
+@dataclass
+class ClusterRow:
+    "One image for `cluster_grid`."
+    image:ndarray                     # [3, H, W] or [H, W, 3]
+    clusters:Mapping[str, ndarray]    # panel (a K, or a run) -> cluster of each position or -1, [h, w]
+    stars:Mapping[str, ndarray]       # panel -> NROIs as (row, column) on that grid, [K, 2]
+    foreground:ndarray|None=None      # bool, [h, w] or [H, W]: white
+    name:str=''
+
+# %% ../nbs/50_viz.ipynb #4dc209f7
+@styled
+def cluster_grid(rows:Sequence[ClusterRow], title:str='', cell:float=2.2, note:str='') -> Figure:
+    "Images beside their background clusters, NROIs starred (FBR Fig. 11); with one panel the stars are on the image too."
+    panels, note = list(rows[0].clusters), f'Star: NROI (the position nearest to a centroid). White: foreground. {note}'.strip()
+    grid = [[(as_rgb(r.image), r.name)] + [(cluster_picture(r.clusters[k], as_rgb(r.image).shape[:2], r.foreground), '') for k in panels]
+            for r in rows]
+    fig = picture_grid(grid, ['image', *panels], title, note, cell)
+    for i, row in enumerate(rows):
+        axes, (H, W, _) = fig.axes[i * (len(panels) + 1):][:len(panels) + 1], as_rgb(row.image).shape
+        for ax, k in zip(axes[1:], panels):
+            h, w = as_array(row.clusters[k]).shape
+            y, x = ((as_array(row.stars[k]).reshape(-1, 2) + .5) * [H / h, W / w] - .5).T
+            ax.spines[:].set(visible=True, color='.7', linewidth=.5)   # white foreground on white paper
+            for panel in [ax, *axes[:len(panels) == 1]]:
+                panel.plot(x, y, '*', ms=5 * cell, mfc='w', mec='k', mew=.8, clip_on=False)
     return fig
 
-# %% ../nbs/50_viz.ipynb #804cefcc
-@styled
-def cluster_map(
-    image,                    # [3, H, W] or [H, W, 3]
-    clusters,                 # [h, w], or {panel: [h, w]} for several K or runs side by side
-    stars,                    # NROIs as (row, column) on that grid, [K, 2], or {panel: [K, 2]}
-    foreground=None,          # bool, [h, w] or [H, W]: white
-    title:str='',
-    cell:float=2.2,           # width of a picture, inches
-) -> Figure:
-    "The image beside its background clusters, NROIs starred in their cluster's colour (FBR Fig. 11)."
+
+def cluster_map(image, clusters, stars, foreground=None, title:str='', cell:float=2.2) -> Figure:
+    "One `ClusterRow`, or of one panel just the arrays."
     if not isinstance(clusters, Mapping): clusters, stars = {'clusters': clusters}, {'clusters': stars}
-    rgb = as_rgb(image)
-    H, W = rgb.shape[:2]
-    height = row_height([rgb], cell)
-    note = 'Star: NROI (the position nearest to a centroid). White: foreground.'
-    fig, axes = empty_grid([height], len(clusters) + 1, cell, title, (0, 0), note)
-    show_image(axes[0, 0], rgb, 'image')
-    for ax, (name, grid) in zip(axes[0, 1:], clusters.items()):
-        show_image(ax, cluster_picture(grid, (H, W), foreground), name)
-        h, w = as_array(grid).shape
-        y, x = ((as_array(stars[name]).reshape(-1, 2) + .5) * [H / h, W / w] - .5).T
-        for panel in [ax, *axes[0, :len(clusters) == 1]]:   # on the image too, where there is but one set of stars
-            panel.plot(x, y, '*', ms=11, mfc='w', mec='k', mew=.8, clip_on=False)
-    return fig
+    return cluster_grid([ClusterRow(image, clusters, stars, foreground)], title, cell)

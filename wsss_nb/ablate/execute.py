@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUNNING', 'SHIPPED', 'companion', 'declared', 'check_parameters', 'PrivateKernel', 'interrupt_running', 'Outcome',
-           'execute', 'Task', 'work', 'library_version', 'pack', 'unpack']
+           'failing_cell', 'execute', 'Task', 'read_id', 'work', 'library_version', 'pack', 'unpack']
 
 # %% ../../nbs/64_ablate.execute.ipynb #5d096c7b
 import ast
@@ -98,7 +98,7 @@ def interrupt_running() -> int:
         kernel.provisioner and os.kill(kernel.provisioner.pid, 2)
     return len(RUNNING)
 
-# %% ../../nbs/64_ablate.execute.ipynb #5c23062e
+# %% ../../nbs/64_ablate.execute.ipynb #806f2368
 @dataclass
 class Outcome:
     "What became of a run."
@@ -110,13 +110,19 @@ class Outcome:
     notebook: str | None = None    # the executed notebook, to open
 
 
+def failing_cell(executed: Path) -> int | None:
+    "Which cell of an executed notebook ended in an error."
+    cells = nbformat.read(executed, 4).cells
+    return next((i for i, c in enumerate(cells) if any(o.output_type == "error" for o in c.get("outputs", ()))), None)
+
+
 def execute(
     notebook: Path, parameters: dict[str, Any], out: Path, threads: int = 1,
     attempts: int = 2,             # how often a kernel may fail to start or die
 ) -> dict[str, Any]:               # status, error and cell, as in Outcome
     "Execute a notebook with papermill; `out` holds what was executed, whether or not it ended well."
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.stem}.{os.getpid()}.ipynb")
+    partial = out.with_name(f".{out.stem}.partial.ipynb")
     manager = type("Kernel", (PrivateKernel,), {"threads": threads})
     try:
         for attempt in range(attempts):
@@ -126,7 +132,7 @@ def execute(
                 return {"status": "done"}
             except PapermillExecutionError as e:
                 stopped = e.ename == "KeyboardInterrupt" or "Stopped at step" in e.evalue
-                return {"status": "stopped" if stopped else "failed", "error": f"{e.ename}: {e.evalue}", "cell": e.cell_index}
+                return {"status": "stopped" if stopped else "failed", "error": f"{e.ename}: {e.evalue}", "cell": failing_cell(partial)}
             except Exception as e:  # the kernel, not the notebook
                 error = f"{type(e).__name__}: {e}"
         return {"status": "failed", "error": f"{error} ({attempts} attempts)"}
@@ -134,7 +140,7 @@ def execute(
         if partial.exists():
             partial.replace(out)
 
-# %% ../../nbs/64_ablate.execute.ipynb #15d67aa7
+# %% ../../nbs/64_ablate.execute.ipynb #e4264558
 @dataclass(frozen=True)
 class Task:
     "What travels to a worker."
@@ -142,8 +148,13 @@ class Task:
     parameters: dict[str, Any]  # of the notebook
     notebook: str               # its text
     runs: str                   # the store, as the runner sees it
-    witness: str                # a file in the store: a worker that sees it shares the file system
-    threads: int = 1
+    store_id: str               # a worker that reads the same in the store shares the file system
+    threads: int = 1            # 0: as the worker's OMP_NUM_THREADS says (dask's default: 1)
+
+
+def read_id(store: Path) -> str:
+    "What tells one store from another; empty where there is none."
+    return (store / ".id").read_text() if (store / ".id").exists() else ""
 
 
 SHIPPED = ("recipe.json", "training.json", "log.jsonl", "train.ipynb", "result.json")
@@ -151,13 +162,14 @@ SHIPPED = ("recipe.json", "training.json", "log.jsonl", "train.ipynb", "result.j
 
 def work(task: Task) -> tuple[dict[str, Any], bytes | None]:
     "Execute a task; the outcome as plain values, and the files of the run where the store is out of reach."
-    began, shared = time.perf_counter(), (Path(task.runs) / task.witness).exists()
+    began, shared = time.perf_counter(), read_id(Path(task.runs)) == task.store_id
     store = RunStore(Path(task.runs) if shared else Path("runs").resolve())
     folder = store.root / task.key
     with tempfile.TemporaryDirectory(prefix="wsss-") as d:
         source = Path(d) / "train.ipynb"
         source.write_text(task.notebook, encoding="utf-8")
-        ended = execute(source, task.parameters | {"runs": str(store.root)}, folder / "train.ipynb", task.threads)
+        threads = task.threads or int(os.environ.get("OMP_NUM_THREADS", 1))
+        ended = execute(source, task.parameters | {"runs": str(store.root)}, folder / "train.ipynb", threads)
     if ended["status"] == "done" and not (folder / "result.json").exists():
         ended = {"status": "failed", "error": f"{task.parameters['data']} is not the same data on {os.uname().nodename}, or wsss_nb is another."}
     outcome = Outcome(task.key, seconds=time.perf_counter() - began, notebook=str(folder / "train.ipynb"), **ended)
