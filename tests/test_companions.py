@@ -55,3 +55,18 @@ def test_ablation_runs_what_is_missing_and_makes_a_table(tmp_path):
     assert len(tables) == 3 and "Missing: 2 of 2 runs" in tables[0] and "Missing" not in tables[1]
     assert "clusters = 8" in tables[2]
     assert sorted(p.suffix for p in (tmp_path / "out").iterdir()) == [".csv", ".html", ".md", ".tex"]
+
+
+def test_cooccurrence_then_figures(tmp_path):
+    "Without runs both train tiny ones and say so; the chart over p shows the runs of the first notebook."
+    nb = execute("cooccurrence", tmp_path, dial=[0.5, 1.0])
+    found = outputs(nb)
+    assert "training tiny ones" in " ".join(o.get("text", "") for o in found)
+    charts = [o for o in found if "image/png" in o.get("data", {})]
+    assert len(charts) == 2 and "2 Axes" in charts[-1]["data"]["text/plain"]  # leak by class; mIoU and leak against p
+    assert str(found).count("p=0.5") >= 2
+    nb = execute("figures", tmp_path, data="", only=["fbr.f11", "fbr.f13", "fbr.f4", "fbr.f12"], out=str(tmp_path / "out"))
+    text = str(outputs(nb))
+    assert "training a tiny one" in text and "2 of 4 figures drawn" in text
+    assert "waits for boundary metrics" in text and "Missing: 1 of 2 runs" in text
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"fbr.f{n}.{kind}" for n in (11, 13) for kind in ("png", "svg")]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RecipeFile', 'DataAgain', 'Threshold', 'read_recipe', 'describe', 'train', 'open_run', 'ensure_cams', 'cams',
-           'evaluate', 'metrics_text', 'demo']
+           'evaluate', 'metrics_text', 'side_by_side', 'demo']
 
 # %% ../../nbs/70c_commands.train.ipynb #dfdee29d
 from math import isnan, nan
@@ -35,10 +35,12 @@ def read_recipe(
         raise UserError(f"{file} is not JSON: {e}.", "A run's runs/KEY/recipe.json shows the form.") from None
     return replace(parse_recipe(values), overrides)
 
-# %% ../../nbs/70c_commands.train.ipynb #0b7de67e
+# %% ../../nbs/70c_commands.train.ipynb #18a7fae5
 def describe(run) -> str:
     "A finished run in three lines."
     m, r = run.result["metrics"], run.recipe
+    if "miou" not in m:
+        return f"{r.method} on {r.data}: trained; no masks for {m['split']} to evaluate its CAMs with\nrun {run.key} in {run.path}"
     shares = ", ".join(f"{k} {100 * m[k]:.1f}" for k in ("precision", "recall", "leak") if not isnan(m.get(k, nan)))
     return (f"{r.method} on {r.data} ({m['split']}): mIoU {100 * m['miou']:.1f} ({shares}) "
             f"at threshold {m['threshold']:.2f} from {m['threshold_from']}\nrun {run.key} in {run.path}")
@@ -125,7 +127,15 @@ def metrics_text(metrics: dict[str, Any]) -> str:
     means = "  ".join(f"{k} {100 * metrics[k]:.1f}" for k in ("miou", "precision", "recall", "fdr", "leak") if k in metrics)
     return "\n\n".join([*text, f"{metrics['split']}: {means}  threshold {metrics['threshold']:.2f} from {metrics['threshold_from']}"])
 
-# %% ../../nbs/70c_commands.train.ipynb #4e38e279
+# %% ../../nbs/70c_commands.train.ipynb #dc9c9f40
+def side_by_side(methods: str, data: str, preset: str, seeds: int, sets: list[str] | None, runs: Path, device: str) -> None:
+    "Run what is missing of a comparison, as many at a time as there are GPUs, or CPU cores."
+    from wsss_nb.ablate.plan import Job
+    from wsss_nb.ablate.runner import gpus, run_jobs, threads_each
+    jobs = [Job(method=m.strip(), data=data, preset=preset, seed=s, overrides=parse_sets(sets)) for m in methods.split(",") for s in range(seeds)]
+    run_jobs(jobs, runs, min(len(jobs), gpus(device) or threads_each(1)), device=device)
+
+
 def demo(
     methods: Annotated[str, typer.Option(help="Methods to compare, separated by commas.")] = "cam,cam+fbr",
     data: Data = "cooccur", preset: Preset = "demo", seeds: Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")] = 1,
@@ -140,9 +150,14 @@ def demo(
     from wsss_nb.experiment import run_recipe
     pick_device(device)
     opened = open_data(data, skip_bad=skip_bad)
+    if len(todo) > 1 and not skip_bad:  # side by side first: what that leaves, if anything, is done below
+        side_by_side(methods, data, preset, seeds, set_, runs, device)
     finished = [run_recipe(r, runs, device, workers, opened, skip_bad) for r in todo]
     split = finished[0].result["metrics"]["split"]
     typer.echo(f"\n{opened!r}\nSeeds of {split}, % (threshold chosen on {todo[0].evaluation.threshold})\n")
+    if "miou" not in finished[0].result["metrics"]:
+        typer.echo(f"No masks for {split}: there is nothing to compare. The CAMs are in {runs}/KEY/cams.")
+        return
     for table in (score_table(finished), class_table(finished), class_table(finished, context_leaks)):
         if len(table):
             typer.echo(table.to_string() + "\n")

@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['DRAWING', 'OPTIONS', 'parse', 'CooccurData']
 
-# %% ../../nbs/14_data.cooccur.ipynb #7e5cd5c6
+# %% ../../nbs/14_data.cooccur.ipynb #1578e9d2
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 
 from ..core import UserError, derive_seed
 from .base import WsssData
@@ -50,7 +49,7 @@ def parse(name:str) -> dict:
         values[key] = value
     return values
 
-# %% ../../nbs/14_data.cooccur.ipynb #16ce7fbe
+# %% ../../nbs/14_data.cooccur.ipynb #614140ee
 class CooccurData(WsssData):
     "The embedded benchmark, made on the fly; image i depends on seed, split, i, p and q alone, and on no other image."
     def __init__(self, name:str='cooccur'):
@@ -90,6 +89,7 @@ class CooccurData(WsssData):
 
     def read(self, id:str, field:str) -> Tensor:
         "One field of one image."
+        from torchvision import tv_tensors  # here, because it loads all of torchvision
         scene, drawn = self.paint(id)
         if field == 'image':
             return tv_tensors.Image(torch.from_numpy(drawn['image'].copy()))

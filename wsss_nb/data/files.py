@@ -6,7 +6,7 @@
 __all__ = ['BROKEN', 'IMAGE_SUFFIXES', 'MAPS', 'short', 'decode', 'read_image', 'read_map', 'label_palette', 'write_map',
            'Faults', 'index', 'read_lines', 'FileData']
 
-# %% ../../nbs/10b_data.files.ipynb #d6242ef9
+# %% ../../nbs/10b_data.files.ipynb #f4797585
 import os
 import struct
 import zlib
@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
 from tqdm import tqdm
 
 from ..core import UserError, list_offenders
 from .base import WsssData
 
-# %% ../../nbs/10b_data.files.ipynb #54d17d4c
+# %% ../../nbs/10b_data.files.ipynb #e3f9fe10
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -47,13 +46,15 @@ def decode(path: Path, mode: str = "") -> np.ndarray:  # [H, W] or [H, W, 3]
         raise UserError(f"{short(path)} {known or f'cannot be read ({e})'}.", "Replace it.") from e
 
 
-def read_image(path: Path) -> tv_tensors.Image:  # uint8 [3, H, W]
+def read_image(path: Path) -> torch.Tensor:  # tv_tensors.Image, uint8 [3, H, W]
     "A photograph in RGB."
+    from torchvision import tv_tensors  # here, because it loads all of torchvision
     return tv_tensors.Image(torch.from_numpy(decode(path, "RGB")).permute(2, 0, 1).contiguous())
 
-# %% ../../nbs/10b_data.files.ipynb #ca55be32
-def read_map(path: Path, field: str) -> tv_tensors.Mask:  # [H, W]; types as in data.base
+# %% ../../nbs/10b_data.files.ipynb #4f75cb82
+def read_map(path: Path, field: str) -> torch.Tensor:  # tv_tensors.Mask, [H, W]; types as in data.base
     "The numbers stored in a palette or grey PNG; saliency as grey values in [0, 1]."
+    from torchvision import tv_tensors  # here, because it loads all of torchvision
     if field == "saliency":
         return tv_tensors.Mask(torch.from_numpy(decode(path, "L")).float() / 255)
     x = decode(path)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUPERCLASSES', 'CLASSES', 'COUNTS', 'WHERE', 'read_objects', 'sbd_ids', 'voc_splits', 'VOCData']
 
-# %% ../../nbs/13_data.voc.ipynb #7028b0a0
+# %% ../../nbs/13_data.voc.ipynb #060a6d6a
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from tqdm import tqdm
 
 from ..core import UserError
@@ -73,7 +72,7 @@ def voc_splits(root: Path, images: Sequence[str], sbd: str | Path | None, faults
         splits["test"] = test
     return splits
 
-# %% ../../nbs/13_data.voc.ipynb #f2a477ea
+# %% ../../nbs/13_data.voc.ipynb #fdee549e
 WHERE = dict(
     trainaug="Put trainaug.txt into ImageSets/Segmentation, or unpack SBD's benchmark.tgz into VOCdevkit/SBD.",
     test="Unpack VOC2012test.tar into the same VOCdevkit.",
@@ -135,6 +134,7 @@ class VOCData(FileData):
     def read(self, id: str, field: str) -> Tensor:
         if field != "boxes":
             return super().read(id, field)
+        from torchvision import tv_tensors  # here, because it loads all of torchvision
         boxes = torch.tensor([box for _, box in self.objects.get(id, [])]).reshape(-1, 4)
         return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.size(id))
 

@@ -6,13 +6,11 @@
 __all__ = ['OFFLINE', 'IMAGENET_MEAN', 'IMAGENET_STD', 'offline_file', 'fill_by_order', 'load_weights', 'resnet_small',
            'build_network', 'Backbone', 'pretrained_network']
 
-# %% ../../nbs/20_models.backbones.ipynb #a250ba35
+# %% ../../nbs/20_models.backbones.ipynb #e5741f8f
 from importlib import metadata
 from pathlib import Path
 
-import timm
 import torch
-from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
 from ..core import UserError
@@ -65,14 +63,16 @@ def load_weights(net: nn.Module, path: Path) -> None:
                         f"(first: {(missing + wrong)[0]}).", "Give the backbone's own weights.")
     net.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
 
-# %% ../../nbs/20_models.backbones.ipynb #ecdbc4d5
-def resnet_small(output_stride: int = 16, **_) -> ResNet:
+# %% ../../nbs/20_models.backbones.ipynb #4f84058f
+def resnet_small(output_stride: int = 16) -> nn.Module:
     "A ResNet of 0.7 million parameters, for tests and for training from random weights."
+    from timm.models.resnet import BasicBlock, ResNet  # here, as below: tables are shown without a network
     return ResNet(BasicBlock, (1, 1, 1, 1), channels=(24, 48, 96, 192), stem_width=24, output_stride=output_stride, num_classes=0)
 
 
 def build_network(name: str, output_stride: int, pretrained: bool) -> nn.Module:
     "The timm network `name` without classifier at the output stride; unknown names are a `UserError` with the nearest ones."
+    import timm
     if name == "resnet_small":
         return resnet_small(output_stride)
     if not timm.is_model(name):
