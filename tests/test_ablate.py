@@ -163,8 +163,9 @@ def test_workers_that_do_not_see_the_store(tmp_path):
             time.sleep(0.2)
         for folder in folders:
             folder.mkdir()
-            started.append(subprocess.Popen([*python, "distributed.cli.dask_worker", "--scheduler-file", str(tmp_path / "address"), "--nthreads", "1",
-                                             "--no-dashboard", "--host", "127.0.0.1"], cwd=folder, env=environment, stderr=subprocess.DEVNULL))
+            command = [*python, "distributed.cli.dask_worker", "--scheduler-file", str(tmp_path / "address"), "--nthreads", "1",
+                       "--no-dashboard"]
+            started.append(subprocess.Popen([*command, "--host", "127.0.0.1"], cwd=folder, env=environment, stderr=subprocess.DEVNULL))
         address, store = json.loads((tmp_path / "address").read_text())["address"], RunStore(tmp_path / "runs")
         todo = missing(plan(jobs, store))
         with cluster(1, address) as client:

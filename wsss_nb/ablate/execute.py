@@ -56,13 +56,14 @@ def declared(notebook: nbformat.NotebookNode) -> dict[str, type]:
             raise UserError(f"The parameter {target.id} = None has no type.", "Give it a default of the type it takes.")
     return types
 
-# %% ../../nbs/64_ablate.execute.ipynb #e494805c
+# %% ../../nbs/64_ablate.execute.ipynb #ac3ba1ec
 def check_parameters(types: dict[str, type], parameters: dict[str, Any]) -> None:
     "An unknown parameter, or one of another type, is a `UserError`; whole numbers do for floats."
     for name, value in parameters.items():
         if name not in types:
             close = difflib.get_close_matches(name, types, 1)
-            raise UserError(f"The notebook has no parameter {name!r}.", f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(types)}.")
+            hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(types)}."
+            raise UserError(f"The notebook has no parameter {name!r}.", hint)
         if type(value) is not types[name] and (type(value), types[name]) != (int, float):
             raise UserError(f"The parameter {name} takes {types[name].__name__}, not {value!r} ({type(value).__name__}).", "Correct it.")
 
@@ -98,7 +99,7 @@ def interrupt_running() -> int:
         kernel.provisioner and os.kill(kernel.provisioner.pid, 2)
     return len(RUNNING)
 
-# %% ../../nbs/64_ablate.execute.ipynb #806f2368
+# %% ../../nbs/64_ablate.execute.ipynb #866d5188
 @dataclass
 class Outcome:
     "What became of a run."
@@ -125,7 +126,7 @@ def execute(
     partial = out.with_name(f".{out.stem}.partial.ipynb")
     manager = type("Kernel", (PrivateKernel,), {"threads": threads})
     try:
-        for attempt in range(attempts):
+        for _ in range(attempts):
             try:
                 papermill.execute_notebook(str(notebook), str(partial), parameters, cwd=str(notebook.parent), progress_bar=False,
                                            kernel_name="python3", language="python", kernel_manager_class=manager)
@@ -140,7 +141,7 @@ def execute(
         if partial.exists():
             partial.replace(out)
 
-# %% ../../nbs/64_ablate.execute.ipynb #e4264558
+# %% ../../nbs/64_ablate.execute.ipynb #e9217138
 @dataclass(frozen=True)
 class Task:
     "What travels to a worker."
@@ -171,7 +172,8 @@ def work(task: Task) -> tuple[dict[str, Any], bytes | None]:
         threads = task.threads or int(os.environ.get("OMP_NUM_THREADS", 1))
         ended = execute(source, task.parameters | {"runs": str(store.root)}, folder / "train.ipynb", threads)
     if ended["status"] == "done" and not (folder / "result.json").exists():
-        ended = {"status": "failed", "error": f"{task.parameters['data']} is not the same data on {os.uname().nodename}, or wsss_nb is another."}
+        where = os.uname().nodename
+        ended = {"status": "failed", "error": f"{task.parameters['data']} is not the same data on {where}, or wsss_nb is another."}
     outcome = Outcome(task.key, seconds=time.perf_counter() - began, notebook=str(folder / "train.ipynb"), **ended)
     return asdict(outcome), None if shared else pack(folder)
 

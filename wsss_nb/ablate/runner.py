@@ -6,11 +6,9 @@
 __all__ = ['gpus', 'worker_options', 'threads_each', 'cluster', 'slurm', 'store_id', 'tasks', 'fraction', 'Progress', 'run_jobs',
            'follow', 'collect', 'check_workers', 'calm']
 
-# %% ../../nbs/65_ablate.runner.ipynb #5f7585bf
+# %% ../../nbs/65_ablate.runner.ipynb #fd59069e
 import json
 import os
-import signal
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -50,10 +48,10 @@ def threads_each(workers: int) -> int:
     "Threads for each of several runs on this machine."
     return max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())) // workers)
 
-# %% ../../nbs/65_ablate.runner.ipynb #1023c277
+# %% ../../nbs/65_ablate.runner.ipynb #7ede9fc4
 @contextmanager
 def cluster(workers: int, scheduler: str | None = None, device: str = "auto") -> Iterator[Client]:
-    "A client of local workers (`scheduler=None`), of Slurm jobs ('slurm'; dask-jobqueue's configuration), or of a running scheduler (tcp://host:port)."
+    "A client of local workers (`scheduler=None`), of Slurm jobs ('slurm'), or of a running scheduler (tcp://host:port)."
     with dask.config.set({"distributed.scheduler.allowed-failures": 20, "distributed.comm.timeouts.connect": "30s",
                           "distributed.logging.distributed": "critical"}):
         if scheduler and scheduler != "slurm":
@@ -84,7 +82,7 @@ def slurm(workers: int):
     jobs.scale(jobs=workers)
     return jobs
 
-# %% ../../nbs/65_ablate.runner.ipynb #5c1eff82
+# %% ../../nbs/65_ablate.runner.ipynb #659821f0
 def store_id(store: RunStore) -> str:
     "A store's name for workers to know it by, given when it is first used."
     if not read_id(store.root):
@@ -100,7 +98,8 @@ def tasks(planned: Sequence[Planned], store: RunStore, device: str, threads: int
     types, made = declared(nbformat.reads(text, 4)), {}
     for p in planned:
         job = p.job.model_dump()
-        parameters = job | {"overrides": json.dumps(job["overrides"]), "device": device, "workers": 0 if threads and not gpus(device) else -1}
+        loader = 0 if threads and not gpus(device) else -1   # beside other runs on a CPU none is best
+        parameters = job | {"overrides": json.dumps(job["overrides"]), "device": device, "workers": loader}
         check_parameters(types, parameters | {"runs": ""})
         made[p.run.key] = Task(p.run.key, parameters, text, str(store.root.resolve()), known_as, threads)
     return made

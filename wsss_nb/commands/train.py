@@ -127,12 +127,13 @@ def metrics_text(metrics: dict[str, Any]) -> str:
     means = "  ".join(f"{k} {100 * metrics[k]:.1f}" for k in ("miou", "precision", "recall", "fdr", "leak") if k in metrics)
     return "\n\n".join([*text, f"{metrics['split']}: {means}  threshold {metrics['threshold']:.2f} from {metrics['threshold_from']}"])
 
-# %% ../../nbs/70c_commands.train.ipynb #dc9c9f40
+# %% ../../nbs/70c_commands.train.ipynb #2b814e43
 def side_by_side(methods: str, data: str, preset: str, seeds: int, sets: list[str] | None, runs: Path, device: str) -> None:
     "Run what is missing of a comparison, as many at a time as there are GPUs, or CPU cores."
     from wsss_nb.ablate.plan import Job
     from wsss_nb.ablate.runner import gpus, run_jobs, threads_each
-    jobs = [Job(method=m.strip(), data=data, preset=preset, seed=s, overrides=parse_sets(sets)) for m in methods.split(",") for s in range(seeds)]
+    common = dict(data=data, preset=preset, overrides=parse_sets(sets))
+    jobs = [Job(method=m.strip(), seed=s, **common) for m in methods.split(",") for s in range(seeds)]
     run_jobs(jobs, runs, min(len(jobs), gpus(device) or threads_each(1)), device=device)
 
 
