@@ -107,7 +107,7 @@ def test_killed_at_random_moments(tmp_path, request):
 
 def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
     "Ctrl-C reaches the whole terminal; runs write a checkpoint, no process is left, the same call goes on."
-    long = TINY | {"overrides": TINY["overrides"] | {"training.steps": 400}}
+    long = TINY | {"overrides": TINY["overrides"] | {"training.steps": 150}}
     runner = start([Job(method="cam", seed=0, **long)], tmp_path / "runs", 1)
     log = None
     while not (log and log.exists()):
@@ -119,11 +119,11 @@ def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
     assert runner.returncode != 0 and "The same command goes on" in output
     run = next(iter(RunStore(tmp_path / "runs")))
     reached = len(run.log())
-    assert (run.path / "checkpoint.safetensors").exists() and not run.done and reached < 400
+    assert (run.path / "checkpoint.safetensors").exists() and not run.done and reached < 150
     time.sleep(3)
     assert not leftovers(tmp_path / "runs")
     again = start([Job(method="cam", seed=0, **long)], tmp_path / "runs", 1)
-    assert again.wait(300) == 0 and len(run.log()) == 400
+    assert again.wait(300) == 0 and len(run.log()) == 150
 
 
 def test_many_kernels_at_once(tmp_path, request):
