@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['gpus', 'worker_options', 'threads_each', 'cluster', 'slurm', 'store_id', 'tasks', 'fraction', 'Progress', 'run_jobs',
-           'follow', 'collect', 'check_workers', 'calm']
+           'settle', 'follow', 'places', 'collect', 'check_workers', 'calm']
 
-# %% ../../nbs/65_ablate.runner.ipynb #fd59069e
+# %% ../../nbs/65_ablate.runner.ipynb #13859aa6
 import json
 import os
 import time
@@ -26,7 +26,7 @@ import wsss_nb
 from .execute import Outcome, Task, check_parameters, companion, declared, interrupt_running, library_version, read_id, unpack, work
 from .plan import Job, Planned, missing, plan
 from ..core import UserError, atomic_path
-from ..runs import RunStore
+from ..runs import Run, RunStore
 
 # %% ../../nbs/65_ablate.runner.ipynb #299ed647
 def gpus(device: str) -> int:
@@ -104,7 +104,7 @@ def tasks(planned: Sequence[Planned], store: RunStore, device: str, threads: int
         made[p.run.key] = Task(p.run.key, parameters, text, str(store.root.resolve()), known_as, threads)
     return made
 
-# %% ../../nbs/65_ablate.runner.ipynb #6c6c5956
+# %% ../../nbs/65_ablate.runner.ipynb #57dc083a
 def fraction(p: Planned) -> float:
     "How much of a run is done, from its log: training counts for 9 tenths."
     try:
@@ -119,7 +119,8 @@ class Progress:
     def __init__(self, todo: Sequence[Planned], shown: bool):
         self.left = {p.run.key: p for p in todo}
         self.ended, self.failed = 0, 0
-        self.bar = tqdm(total=len(todo), disable=not shown, bar_format="runs {n:.1f}/{total} |{bar:24}| {elapsed}<{remaining}{postfix}")
+        begun = sum(map(fraction, todo))   # by runs that were interrupted: no measure of the speed
+        self.bar = tqdm(total=len(todo), initial=begun, disable=not shown, bar_format="runs {n:.1f}/{total} |{bar:24}| {elapsed}<{remaining}{postfix}")
 
     def update(self, outcomes: Sequence[Outcome] = ()):
         for o in outcomes:
@@ -131,7 +132,7 @@ class Progress:
             self.bar.set_postfix_str(f"{self.failed} failed", refresh=False)
         self.bar.update(now - self.bar.n)
 
-# %% ../../nbs/65_ablate.runner.ipynb #c301aec2
+# %% ../../nbs/65_ablate.runner.ipynb #e27d8e83
 def run_jobs(
     jobs: Sequence[Job],
     runs: str | Path = "runs",
@@ -146,6 +147,8 @@ def run_jobs(
     store = RunStore(runs)
     planned = plan(jobs, store)
     todo, outcomes = missing(planned), {}
+    for p in planned:
+        settle(p.run)
     if todo:
         given = tasks(todo, store, device, 0 if scheduler else threads_each(workers), store_id(store))
         with cluster(min(workers, len(todo)), scheduler, device) as client:
@@ -153,16 +156,26 @@ def run_jobs(
     return [outcomes.get(key) or Outcome(key, "done", notebook=str(store.root / key / "train.ipynb"))
             for key in dict.fromkeys(p.run.key for p in planned)]
 
-# %% ../../nbs/65_ablate.runner.ipynb #9227bf4c
+# %% ../../nbs/65_ablate.runner.ipynb #9df6e3f2
+def settle(run: Run) -> None:
+    "A kernel that outlived its runner may have finished a run: its notebook, as far as it was written, becomes the run's."
+    partial, whole = run.path / ".train.partial.ipynb", run.path / "train.ipynb"
+    if run.done and partial.exists():
+        partial.unlink() if whole.exists() else partial.replace(whole)
+
+
 def follow(client: Client, given: dict[str, Task], todo: Sequence[Planned], store: RunStore, progress: bool) -> dict[str, Outcome]:
-    "Hand the tasks out and collect the outcomes, by key."
+    "Hand the tasks out, as many at a time as there are places for them, and collect the outcomes, by key."
     check_workers(client, progress)
-    one_each = any("GPU" in w["resources"] for w in client.scheduler_info(n_workers=-1)["workers"].values())
-    waiting = {client.submit(work, task, key=f"{key}-{uuid.uuid4().hex}", pure=False, resources={"GPU": 1} if one_each else None): key
-               for key, task in given.items()}
-    outcomes, shown = {}, Progress(todo, progress)
+    left, waiting, outcomes, shown = list(given), {}, {}, Progress(todo, progress)
     with calm(client):
-        while waiting:
+        while left or waiting:
+            free, resources = places(client)
+            n = max(0, free - len(waiting))
+            batch, left = left[:n], left[n:]
+            for key in batch:
+                name = f"run-{key}-{uuid.uuid4().hex}"
+                waiting[client.submit(work, given[key], key=name, pure=False, resources=resources)] = key
             try:
                 ready = wait(list(waiting), timeout=1, return_when="FIRST_COMPLETED").done
             except TimeoutError:
@@ -172,6 +185,13 @@ def follow(client: Client, given: dict[str, Task], todo: Sequence[Planned], stor
             shown.update(got)
     shown.bar.close()
     return outcomes
+
+
+def places(client: Client) -> tuple[int, dict[str, int] | None]:
+    "How many runs the workers can hold now, and what each run takes: a GPU where workers have them."
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    cards = sum(w["resources"].get("GPU", 0) for w in workers)
+    return max(1, int(cards or sum(w["nthreads"] for w in workers))), {"GPU": 1} if cards else None
 
 
 def collect(future, key: str, store: RunStore) -> Outcome:
