@@ -104,7 +104,7 @@ def tasks(planned: Sequence[Planned], store: RunStore, device: str, threads: int
         made[p.run.key] = Task(p.run.key, parameters, text, str(store.root.resolve()), known_as, threads)
     return made
 
-# %% ../../nbs/65_ablate.runner.ipynb #57dc083a
+# %% ../../nbs/65_ablate.runner.ipynb #f6820a9a
 def fraction(p: Planned) -> float:
     "How much of a run is done, from its log: training counts for 9 tenths."
     try:
@@ -120,7 +120,8 @@ class Progress:
         self.left = {p.run.key: p for p in todo}
         self.ended, self.failed = 0, 0
         begun = sum(map(fraction, todo))   # by runs that were interrupted: no measure of the speed
-        self.bar = tqdm(total=len(todo), initial=begun, disable=not shown, bar_format="runs {n:.1f}/{total} |{bar:24}| {elapsed}<{remaining}{postfix}")
+        self.bar = tqdm(total=len(todo), initial=begun, disable=not shown,
+                        bar_format="runs {n:.1f}/{total} |{bar:24}| {elapsed}<{remaining}{postfix}")
 
     def update(self, outcomes: Sequence[Outcome] = ()):
         for o in outcomes:
