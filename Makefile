@@ -30,7 +30,7 @@ figures: .venv/.installed  ## every table and figure whose runs are in RUNS, int
 	$(BIN)/wsss_nb figures --data "$(DATA)" --preset "$(PRESET)" --runs "$(RUNS)" $(ARGS)
 
 bench: .venv/.installed  ## speed beside the plain formulations: figures/bench.md
-	$(BIN)/python -c 'from wsss_nb.bench import main; main()'
+	$(BIN)/python -c 'import sys; from wsss_nb.bench.base import main; main(sys.argv[1:])' $(ARGS)
 
 nbs: .venv/.installed  ## after editing notebooks: export the library, clean, write README.md
 	$(BIN)/nbdev_export
