@@ -22,10 +22,11 @@ from wsss_nb.runs import RunStore
 TINY = dict(data="cooccur?n=24&size=64", preset="smoke",
             overrides={"training.steps": 12, "training.log_every": 1, "augment.crop": 64, "inference.limit": 4})
 RUNNER = """
-import json, sys
+import json, signal, sys
 from wsss_nb.ablate.plan import Job
 from wsss_nb.ablate.runner import run_jobs
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background jobs inherit that it is ignored
     jobs = [Job(**j) for j in json.loads(sys.argv[1])]
     outcomes = run_jobs(jobs, sys.argv[2], workers=int(sys.argv[3]), device="cpu", progress=False)
     sys.exit([o.status for o in outcomes].count("failed"))
