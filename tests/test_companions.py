@@ -65,8 +65,8 @@ def test_cooccurrence_then_figures(tmp_path):
     charts = [o for o in found if "image/png" in o.get("data", {})]
     assert len(charts) == 2 and "2 Axes" in charts[-1]["data"]["text/plain"]  # leak by class; mIoU and leak against p
     assert str(found).count("p=0.5") >= 2
-    nb = execute("figures", tmp_path, data="", only=["fbr.f11", "fbr.f13", "fbr.f4", "fbr.f12"], out=str(tmp_path / "out"))
+    nb = execute("figures", tmp_path, data="", only=["fbr.f11", "fbr.f13", "fbr.f4", "fbr.f6"], out=str(tmp_path / "out"))
     text = str(outputs(nb))
     assert "training a tiny one" in text and "2 of 4 figures drawn" in text
-    assert "waits for boundary metrics" in text and "Missing: 1 of 2 runs" in text
+    assert "waits for BoxInst" in text and "Missing: 1 of 2 runs" in text
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"fbr.f{n}.{kind}" for n in (11, 13) for kind in ("png", "svg")]

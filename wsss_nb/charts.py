@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPREAD', 'training_curves', 'column_mean', 'spread', 'seeds_text', 'compare_rows', 'leak_rows', 'leak_plot',
-           'draw_lines', 'line_plot', 'sweep_plot', 'leak_against_p']
+           'draw_lines', 'line_plot', 'sweep_plot', 'leak_against_p', 'score_plot']
 
 # %% ../nbs/51_charts.ipynb #2a04f2c3
 from collections.abc import Callable, Mapping, Sequence
@@ -187,3 +187,22 @@ def leak_against_p(
 ) -> Figure:
     "The fault as a function of its cause: leak against the probability that an object stands in its own context."
     return line_plot(p, leak, 'p: probability that an object stands in its own context', 'leak (%)', title)
+
+# %% ../nbs/51_charts.ipynb #9a151ff9
+@styled
+def score_plot(
+    tables:Mapping[str, object],   # run -> `scores.curves` of its sweep, or a list of those, one per seed
+    title:str='',
+) -> Figure:
+    "Precision, recall and false discovery rate against the background threshold, and precision against recall."
+    seeds = {run: [t] if isinstance(t, pd.DataFrame) else list(t) for run, t in tables.items()}
+    fig, axes = empty_grid([2.1], 4, 2.3, title, (0, .25))
+    names = {'precision': 'precision (%)', 'recall': 'recall (%)', 'fdr': 'false discovery rate (%)'}
+    for ax, (metric, label) in zip(axes[0], names.items()):
+        draw_lines(ax, next(iter(seeds.values()))[0].index, {run: np.array([t[metric] for t in ts]) for run, ts in seeds.items()}, dots=False)
+        ax.set(xlabel='background threshold', ylabel=label)
+    for ts, colour in zip(seeds.values(), RUN_COLOURS):
+        for t in ts: axes[0, 3].plot(100 * t['recall'], 100 * t['precision'], color=colour)
+    axes[0, 3].set(xlabel=names['recall'], ylabel=names['precision'])
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower right', ncols=4)
+    return fig

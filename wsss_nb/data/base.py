@@ -23,7 +23,7 @@ IGNORE = 255  # value of pixels without a label in `mask` and `stuff`
 FIELDS = ("image", "mask", "stuff", "saliency", "superpixels", "instances", "boxes")
 FILL = dict(mask=IGNORE, stuff=IGNORE, saliency=0, superpixels=-1, instances=0, valid=0)  # outside the image
 
-# %% ../../nbs/10_data.base.ipynb #6f1ef6d4
+# %% ../../nbs/10_data.base.ipynb #ac5433d1
 class WsssData:
     "Named splits of images with tags. A subclass says how to read one field of an image and the image's size."
     files = False  # True where samples are files, which may be damaged: then training verifies them first
@@ -46,6 +46,7 @@ class WsssData:
         self.superclasses, self.has = dict(superclasses or {}), set(has)
         self.skipped: list[str] = []                     # what `skip_bad` left out, and why
         self.notes: list[str] = []                       # what the user should know about how it was read
+        self.added: dict[str, Mapping[str, Tensor]] = {}  # fields from elsewhere: map of each id (`data.maps.add_maps`)
 
     def read(self, id: str, field: str) -> Tensor:
         "One field of one image as its tv_tensor."
@@ -57,7 +58,7 @@ class WsssData:
 
     def available(self, id: str) -> set[str]:
         "The optional fields that one image has."
-        return set(self.has)
+        return {f for f in self.has if f not in self.added or id in self.added[f]}
 
     def fields(self, split: str) -> set[str]:
         "The optional fields that every image of a split has."
@@ -109,7 +110,7 @@ class WsssData:
         if missing := sorted(set(fields) - {"image"} - self.has):
             has = ", ".join(sorted(self.has)) or "tags only"
             raise UserError(f"{self.name} has no {', '.join(missing)}.", f"It has: {has}.")
-        sample: dict[str, Any] = {f: self.read(id, f) for f in fields}
+        sample: dict[str, Any] = {f: self.added[f][id] if f in self.added else self.read(id, f) for f in fields}
         sample["id"] = id
         if id in self.tags:
             sample["labels"] = self.label(id)

@@ -49,7 +49,7 @@ def parse(name:str) -> dict:
         values[key] = value
     return values
 
-# %% ../../nbs/14_data.cooccur.ipynb #614140ee
+# %% ../../nbs/14_data.cooccur.ipynb #b7923ab5
 class CooccurData(WsssData):
     "The embedded benchmark, made on the fly; image i depends on seed, split, i, p and q alone, and on no other image."
     def __init__(self, name:str='cooccur'):
@@ -76,10 +76,11 @@ class CooccurData(WsssData):
 
     def paint(self, id:str) -> tuple[Scene, dict]:
         "The plan and the pixels of an image; the last ones are kept, since fields are read one by one."
-        if self.latest[0] != id:
+        latest = self.latest                             # taken once: another thread may paint meanwhile
+        if latest[0] != id:
             scene = self.scene(id)
-            self.latest = id, scene, render(scene, self.image_size)
-        return self.latest[1:]
+            self.latest = latest = id, scene, render(scene, self.image_size)
+        return latest[1:]
 
     def size(self, id:str) -> tuple[int, int]: return self.image_size, self.image_size
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Entry', 'ENTRIES', 'PAPERS', 'FIGURES', 'Row', 'is_factor', 'scaled', 'with_options', 'Table', 'FigureSpec',
-           'runnable', 'register', 'load', 'lookup', 'listing', 'jobs_of', 'study']
+           'runnable', 'register', 'load', 'kinds', 'lookup', 'listing', 'jobs_of', 'study']
 
 # %% ../../nbs/66_paper.registry.ipynb #53cf9e19
 import difflib
@@ -19,7 +19,7 @@ from ..ablate.plan import Job, grid
 from ..core import UserError
 from ..recipe import make_recipe
 
-# %% ../../nbs/66_paper.registry.ipynb #f29811a3
+# %% ../../nbs/66_paper.registry.ipynb #93e24060
 @dataclass(frozen=True)
 class Row:
     "One line of a table: the paper's numbers, and what makes them here."
@@ -31,6 +31,7 @@ class Row:
     about: dict[str, str] = field(default_factory=dict)      # further printed columns, {'Backbone': 'ResNet101'}
     group: str = ""                     # the part of the table it stands in; best and reference are looked for in a part
     needs: str = ""                     # what this row waits for; '': can run
+    chain: str = ""                     # the refinement behind a column 'refined::miou'; '': none, the seeds as they are
 
     @property
     def name(self) -> str:
@@ -72,14 +73,14 @@ def with_options(data: str, options: dict[str, Any]) -> str:
     given = dict(o.split("=", 1) for o in query.split("&") if "=" in o) | {k: str(v) for k, v in options.items()}
     return base + "?" + "&".join(f"{k}={v}" for k, v in given.items())
 
-# %% ../../nbs/66_paper.registry.ipynb #cd7258ec
+# %% ../../nbs/66_paper.registry.ipynb #8da5a8d0
 @dataclass(frozen=True)
 class Table:
     "A table of a paper: its rows, its printed columns, and where each column is found in a result."
     id: str                         # 'fbr.t6'
     title: str
     source: str                     # 'FBR, Table VI'
-    columns: dict[str, str]         # as printed -> path in result['metrics'], 'miou', 'crf.miou'
+    columns: dict[str, str]         # as printed -> path in result['metrics'], 'miou'; of refined masks 'refined:CHAIN:miou'
     rows: tuple[Row, ...] = ()
     reference: str | tuple[str, ...] = ""  # label of the row that differences are taken to (one for each group)
     on: str = "cam"                 # the baseline that is run
@@ -87,6 +88,7 @@ class Table:
     needs: str = ""                 # what it waits for; '': runs now
     note: str = ""
     paper_data: str = "PASCAL VOC 2012 train"
+    drawn: str = ""                 # 'module.function' that draws it as a figure too, from its measurement
     kind: str = field(default="table", init=False)
 
     def reference_of(self, row: Row) -> Row | None:
@@ -134,7 +136,7 @@ def register(*entries: Entry) -> None:
         if e.id not in ENTRIES or not e.needs:
             ENTRIES[e.id] = e
 
-# %% ../../nbs/66_paper.registry.ipynb #3d99c46d
+# %% ../../nbs/66_paper.registry.ipynb #6bbede3c
 def load(figures: bool = True) -> dict[str, Entry]:
     "All entries, by id; without figures where only tables are wanted."
     for module in (*PAPERS, *([FIGURES] if figures else [])):
@@ -142,13 +144,18 @@ def load(figures: bool = True) -> dict[str, Entry]:
     return ENTRIES
 
 
+def kinds(entry: Entry) -> tuple[str, ...]:
+    "What an entry can be asked for as; '' asks for either."
+    return ("", entry.kind, *(["figure"] if isinstance(entry, Table) and entry.drawn else []))
+
+
 def lookup(id: str, kind: str = "") -> Entry:
     "The table or figure of that id; an unknown id is a `UserError` that names the nearest."
     known = load(figures=False)
     if kind != "table" and not isinstance(known.get(id), Table):
         known = load()
-    if (entry := known.get(id)) is None or kind not in ("", entry.kind):
-        ids = [e.id for e in known.values() if kind in ("", e.kind)]
+    if (entry := known.get(id)) is None or kind not in kinds(entry):
+        ids = [e.id for e in known.values() if kind in kinds(e)]
         close = difflib.get_close_matches(id, ids, 3)
         what = f"No {kind or 'table or figure'} {id!r}" + (f": it is a {entry.kind}." if entry else ".")
         raise UserError(what, (f"Did you mean {', '.join(close)}? " if close else "") + "`wsss_nb list` names them all.")
@@ -157,8 +164,8 @@ def lookup(id: str, kind: str = "") -> Entry:
 
 def listing(figures: bool = True) -> pd.DataFrame:
     "Every table and figure: id, kind, title, source, and 'yes' or what it waits for."
-    rows = [{"id": e.id, "kind": e.kind, "title": e.title, "source": e.source, "runs": "yes" if runnable(e) else f"waits for {e.needs}"}
-            for e in load(figures).values()]
+    rows = [{"id": e.id, "kind": ", ".join(kinds(e)[1:]), "title": e.title, "source": e.source,
+             "runs": "yes" if runnable(e) else f"waits for {e.needs}"} for e in load(figures).values()]
     return pd.DataFrame(rows).sort_values("id", key=lambda ids: ids.map(_order), ignore_index=True)
 
 

@@ -1,0 +1,250 @@
+"Refinement as a person meets it: killed at random moments, two at a time, folders of strangers' masks, tables that wait for masks."
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from notebooks import ROOT
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from typer.testing import CliRunner
+
+from wsss_nb.cams import CachedCam, cam_path, chosen_ids, save_cam
+from wsss_nb.cli import app
+from wsss_nb.data.catalog import open_data
+from wsss_nb.data.folder import write_folder
+from wsss_nb.masks import read_log, refine_folder, refine_run, refined
+from wsss_nb.recipe import make_recipe
+from wsss_nb.runs import RunStore
+
+DATA = "cooccur?n=60&size=48"
+CHAIN = "slow?seconds=0.03,background?score=0.5"
+SLOW = """
+import sys, time
+from wsss_nb.masks import refine_folder, refine_run
+from wsss_nb.refine.state import StepConfig
+from wsss_nb.runs import RunStore
+
+class Slow(StepConfig, kind="slow"):
+    "Takes its time, then rolls the scores by a column."
+    seconds: float = 0.01
+
+    def build(self, context):
+        def step(seed):
+            time.sleep(self.seconds)
+            return seed.with_scores(seed.scores[:, :, ::-1])
+        return step
+
+if __name__ == "__main__":
+    store, chain, *folders = sys.argv[1:]
+    if folders:
+        refine_folder(*folders[:2], chain, folders[2], "cpu", 2)
+    else:
+        refine_run(next(iter(RunStore(store))), chain, device="cpu", workers=2)
+"""
+
+
+def made_up(store, limit=40):
+    "A finished run whose CAMs are the true masks, blurred."
+    data = open_data(DATA)
+    run = RunStore(store).run(make_recipe("cam", DATA, "smoke", overrides={"inference.limit": limit}), data.fingerprint())
+    for split in ("train", "val"):
+        for id in chosen_ids(data, split, limit):
+            sample = data.load(id, ["mask"])
+            present = np.flatnonzero(sample["labels"])
+            cam = gaussian_filter((sample["mask"].numpy() == present[:, None, None] + 1).astype(np.float32), (0, 3, 3))
+            cam /= cam.max((1, 2), keepdims=True) + 1e-5
+            save_cam(cam_path(run.path, split, id), CachedCam(present, cam, (48, 48), np.zeros(8), np.zeros(8)))
+    run.finish(dict(metrics=dict(threshold=.4, threshold_from="val", miou=.5, split="train"), seconds=dict(total=1.),
+                    data=dict(name=DATA, fingerprint=data.fingerprint())))
+    return run
+
+
+def start(script, *arguments):
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+    return subprocess.Popen([sys.executable, str(script), *map(str, arguments)], env=environment, start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def script(tmp_path):
+    file = tmp_path / "slow.py"
+    file.write_text(SLOW)
+    scope = {"__name__": "slow"}
+    exec(SLOW, scope)   # the step is known here too
+    return file
+
+
+def state(folder):
+    "Every mask that is there, by name: when it was written, and its bytes."
+    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("[!.]*.png")}
+
+
+def killed(script, arguments, folder, total, kills, rng):
+    "Kill at random moments until all is done; returns what was seen. A mask that was there is never written again."
+    seen, process = {}, start(script, *arguments)
+    while True:
+        before = len(state(folder))
+        wait = rng.randint(1, max(2, total // (kills + 1)))
+        while process.poll() is None and len(state(folder)) < before + wait:
+            time.sleep(.002)
+        if process.poll() is None and kills:
+            time.sleep(rng.uniform(0, .03))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills -= 1
+            now = state(folder)
+            assert {k: now[k] for k in seen} == seen, "a finished mask was lost or written again"
+            for p in folder.rglob("[!.]*.png"):
+                Image.open(p).load()   # none is half written
+            seen, process = now, start(script, *arguments)
+        elif process.poll() is not None:
+            assert process.returncode == 0, process.stderr.read()
+            return seen
+
+
+def test_killed_during_a_batch(tmp_path, script, request):
+    "kill -9 at random moments, then again: no image lost, none half written, none done twice, the same result."
+    kills, rng = (20 if request.config.getoption("--long") else 3), random.Random(0)
+    calm, run = made_up(tmp_path / "calm"), made_up(tmp_path / "killed")
+    whole, out = refine_run(calm, CHAIN, device="cpu", workers=2), refined(run, CHAIN)
+    folder = out.path / "masks/train"
+    seen = killed(script, (tmp_path / "killed", CHAIN), folder, 36, kills, rng)
+    assert 0 < len(seen) < 36, "never killed in the middle"
+    done = state(folder)
+    assert {k: done[k] for k in seen} == seen
+    assert {k: b for k, (_, b) in done.items()} == {k: b for k, (_, b) in state(whole.path / "masks/train").items()}
+    a, b = whole.result("train"), out.result("train")
+    assert json.dumps(a["metrics"]) == json.dumps(b["metrics"]) and a["images"] == b["images"] == len(done)
+    ids = [row["id"] for row in read_log(out.path / "log.jsonl") if "id" in row]
+    assert len(ids) == len(set(ids)), "an image was refined twice"
+    assert not list(out.path.rglob(".*")), "something half-written was left behind"
+
+
+def test_killed_in_folders(tmp_path, script):
+    data = open_data(DATA)
+    made = write_folder(tmp_path / "data", {"train": [data.load(i, ["image", "mask"]) for i in data.ids("train")[:30]]}, data.classes)
+    folders = (made / "JPEGImages", made / "SegmentationClass")
+    calm = refine_folder(*folders, "slow", tmp_path / "calm", "cpu", 2)
+    killed(script, ("-", "slow?seconds=0.03", *folders, tmp_path / "out"), tmp_path / "out", 30, 1, random.Random(1))
+    assert {k: b for k, (_, b) in state(tmp_path / "out").items()} == {k: b for k, (_, b) in state(calm).items()}
+    ids = [row["id"] for row in read_log(tmp_path / "out/log.jsonl") if "id" in row]
+    assert len(ids) == len(set(ids)) and not list((tmp_path / "out").glob(".*"))
+
+
+def test_two_at_once_do_the_work_once(tmp_path, script):
+    "The second process waits, then finds everything done."
+    run = made_up(tmp_path / "runs")
+    both = [start(script, tmp_path / "runs", "slow?seconds=0.1") for _ in range(2)]
+    errors = [p.communicate(timeout=120)[1] for p in both]
+    assert [p.returncode for p in both] == [0, 0], errors
+    rows = read_log(refined(run, "slow?seconds=0.1").path / "log.jsonl")
+    ids = [r["id"] for r in rows if "id" in r]
+    assert len(ids) == len(set(ids)) and sum("build" in r for r in rows) == 1
+    assert sum("waiting for it" in e for e in errors) == 1
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path, script):
+    run = made_up(tmp_path / "runs")
+    process, folder = start(script, tmp_path / "runs", "slow?seconds=0.3"), refined(run, "slow?seconds=0.3").path
+    deadline = time.monotonic() + 60
+    while len(state(folder)) < 4 and time.monotonic() < deadline:
+        time.sleep(.01)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode != 0 and "KeyboardInterrupt" in errors and time.monotonic() - began < 10
+    kept = state(folder)
+    assert 4 <= len(kept) < 36 and not list(folder.rglob(".*")) and refined(run, "slow?seconds=0.3").result("train") is None
+    refine_run(run, "slow?seconds=0.3", device="cpu", workers=8)
+    assert {k: v for k, v in state(folder).items() if k in kept} == kept
+
+
+def test_a_bad_image_is_named_and_the_others_are_kept(tmp_path, script):
+    run = made_up(tmp_path / "runs")
+    ids = chosen_ids(open_data(DATA), "train", 40)
+    whole = cam_path(run.path, "train", ids[20])
+    save_cam(whole, CachedCam(np.zeros(0, int), np.zeros((0, 3, 3), np.float16), (5, 5), np.zeros(8), np.zeros(8)))
+    done = CliRunner().invoke(app, ["refine", "slow", "--run", run.key, "--runs", str(tmp_path / "runs"), "--device", "cpu"])
+    assert done.exit_code == 2 and ids[20] in done.stderr and done.stderr.strip().count("wsss_nb:") == 1
+
+
+BAD = {
+    "refine crff --run 0123": ["'crff'", "'crf'"],
+    "refine pamr?iteration=3 --run 0123": ["'iterations'"],
+    "refine pamr?iterations=-1 --run 0123": ["pamr.iterations"],
+    "refine pamr --run 0123": ["'0123'"],
+    "refine pamr": ["--run", "--images"],
+    "refine pamr --images a --masks b": ["--out"],
+    "refine pamr --run 0123 --images a --masks b --out c": ["--run"],
+    "refine pamr --images no/a --masks no/b --out c": ["no/a", "no/b"],
+    "masks 0123": ["'0123'"],
+    "masks 0123 --chain background?score=high": ["background.score"],
+    "figure refine.compare --data cooccur?n=8&size=32 --preset smoke": ["Missing: 1 of 1", "--refine"],
+}
+
+
+@pytest.mark.parametrize("typed", BAD)
+def test_bad_input_is_one_clear_line(typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, typed.split())
+    assert done.exit_code == 2 and done.stdout == "", (done.stdout, done.exception)
+    assert done.stderr.startswith("wsss_nb: ") and done.stderr.count("\n") == 1
+    for word in BAD[typed]:
+        assert word in done.stderr
+    assert not any(tmp_path.iterdir()), "something was begun"
+
+
+def test_folders_that_do_not_fit_are_one_error(tmp_path):
+    data = open_data(DATA)
+    made = write_folder(tmp_path / "data", {"train": [data.load(i, ["image", "mask"]) for i in data.ids("train")[:4]]}, data.classes)
+    images, masks = made / "JPEGImages", made / "SegmentationClass"
+    names = sorted(p.stem for p in masks.iterdir())
+    (images / f"{names[0]}.jpg").unlink()
+    Image.new("P", (7, 5)).save(masks / f"{names[1]}.png")
+    (masks / f"{names[2]}.png").write_bytes(b"no picture")
+    words = ["refine", "background?score=0.5", "--images", str(images), "--masks", str(masks), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1 and "3 faults" in done.stderr
+    assert all(n in done.stderr for n in names[:3]) and names[3] not in done.stderr and not (tmp_path / "out").exists()
+
+
+def test_masks_in_the_layout_of_voc(tmp_path):
+    run, data = made_up(tmp_path / "runs"), open_data(DATA)
+    words = ["masks", run.key, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "voc"), "--device", "cpu"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    ids = (tmp_path / "voc/ImageSets/Segmentation/train.txt").read_text().split()
+    assert sorted(f"{i}.png" for i in ids) == sorted(p.name for p in (tmp_path / "voc/SegmentationClass").iterdir())
+    for id in ids[:5]:
+        mask = Image.open(tmp_path / "voc/SegmentationClass" / f"{id}.png")
+        assert mask.mode == "P" and mask.getpalette()[3:6] == [128, 0, 0] and mask.size == data.size(id)[::-1]
+    again = CliRunner().invoke(app, [*words, "--chain", "background?score=0.7"])
+    assert again.exit_code == 2 and "holds masks of chain ''" in again.stderr
+
+
+def test_a_table_refines_what_it_shows(tmp_path, monkeypatch):
+    "Dashes and the command while masks are missing; --refine makes them; nothing is made twice."
+    from wsss_nb.paper import measure, registry
+    run = made_up(tmp_path / "runs")
+    rows = (registry.Row("none", "{base}"), registry.Row("half", "{base}", chain="background?score=0.5"))
+    columns = {"Seed": "miou", "Mask": "refined::miou", "s": "refined::seconds"}
+    monkeypatch.setitem(registry.ENTRIES, "toy.t1", registry.Table("toy.t1", "A toy", "", columns, rows, reference="none"))
+    words = ["table", "toy.t1", "--data", DATA, "--preset", "smoke", "--set", "inference.limit=40", "--runs", str(tmp_path / "runs"),
+             "--out", str(tmp_path / "out"), "--device", "cpu"]
+    before = CliRunner().invoke(app, words)
+    assert before.exit_code == 0 and "Not refined yet: 2 times" in before.stdout and "--run --refine`" in before.stdout
+    assert [line.split()[-3:] for line in before.stdout.splitlines() if line.startswith("half  ")] == [["–", "–", "1"]]
+    after = CliRunner().invoke(app, [*words, "--refine"])
+    assert after.exit_code == 0 and "Not refined" not in after.stdout, after.output
+    miou = 100 * refined(run, "background?score=0.5").result("train")["metrics"]["miou"]
+    assert [line.split()[-3] for line in after.stdout.splitlines() if line.startswith("half  ")] == [f"{miou:.1f}"]
+    stamps = {p: p.stat().st_mtime_ns for p in run.path.rglob("*.png")}
+    assert CliRunner().invoke(app, [*words, "--refine"]).stdout == after.stdout
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert measure.masks_of(run, "background?score=0.6") == {}
