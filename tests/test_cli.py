@@ -80,11 +80,11 @@ def test_help_is_quick_and_lists_every_command():
     start = time.perf_counter()
     done = shell('--help')
     assert done.returncode == 0 and time.perf_counter() - start < 3   # a third of that on a free machine
-    for name in 'train cams eval data runs demo list table figure figures ablate'.split(): assert f'  {name} ' in done.stdout
+    for name in 'train cams eval data runs demo refine masks list table figure figures ablate'.split(): assert f'  {name} ' in done.stdout
 
 
 @pytest.mark.parametrize('command', ['train', 'cams', 'eval', 'data check', 'data show', 'runs', 'runs show', 'runs rm', 'demo',
-                                     'list', 'table', 'figure', 'figures', 'ablate'])
+                                     'refine', 'masks', 'list', 'table', 'figure', 'figures', 'ablate'])
 def test_every_command_explains_itself(command):
     done = CliRunner().invoke(app, [*command.split(), '--help'])
     assert done.exit_code == 0

@@ -230,7 +230,8 @@ def test_masks_in_the_layout_of_voc(tmp_path):
 
 def test_a_table_refines_what_it_shows(tmp_path, monkeypatch):
     "Dashes and the command while masks are missing; --refine makes them; nothing is made twice."
-    from wsss_nb.paper import measure, registry
+    from wsss_nb.masks import masks_of
+    from wsss_nb.paper import registry
     run = made_up(tmp_path / "runs")
     rows = (registry.Row("none", "{base}"), registry.Row("half", "{base}", chain="background?score=0.5"))
     columns = {"Seed": "miou", "Mask": "refined::miou", "s": "refined::seconds"}
@@ -247,4 +248,4 @@ def test_a_table_refines_what_it_shows(tmp_path, monkeypatch):
     stamps = {p: p.stat().st_mtime_ns for p in run.path.rglob("*.png")}
     assert CliRunner().invoke(app, [*words, "--refine"]).stdout == after.stdout
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
-    assert measure.masks_of(run, "background?score=0.6") == {}
+    assert masks_of(run, "background?score=0.6") == {}

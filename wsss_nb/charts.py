@@ -188,7 +188,7 @@ def leak_against_p(
     "The fault as a function of its cause: leak against the probability that an object stands in its own context."
     return line_plot(p, leak, 'p: probability that an object stands in its own context', 'leak (%)', title)
 
-# %% ../nbs/51_charts.ipynb #9a151ff9
+# %% ../nbs/51_charts.ipynb #21bf3ee0
 @styled
 def score_plot(
     tables:Mapping[str, object],   # run -> `scores.curves` of its sweep, or a list of those, one per seed
@@ -199,7 +199,8 @@ def score_plot(
     fig, axes = empty_grid([2.1], 4, 2.3, title, (0, .25))
     names = {'precision': 'precision (%)', 'recall': 'recall (%)', 'fdr': 'false discovery rate (%)'}
     for ax, (metric, label) in zip(axes[0], names.items()):
-        draw_lines(ax, next(iter(seeds.values()))[0].index, {run: np.array([t[metric] for t in ts]) for run, ts in seeds.items()}, dots=False)
+        values = {run: np.array([t[metric] for t in ts]) for run, ts in seeds.items()}
+        draw_lines(ax, next(iter(seeds.values()))[0].index, values, dots=False)
         ax.set(xlabel='background threshold', ylabel=label)
     for ts, colour in zip(seeds.values(), RUN_COLOURS):
         for t in ts: axes[0, 3].plot(100 * t['recall'], 100 * t['precision'], color=colour)

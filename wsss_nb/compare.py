@@ -6,8 +6,8 @@
 __all__ = ['SCORES', 'FIGURES', 'by_method', 'score_table', 'class_values', 'class_ious', 'context_leaks', 'class_table', 'about',
            'iou_figure', 'leak_figure', 'sweep_figure', 'cams_figure', 'draw']
 
-# %% ../nbs/61_compare.ipynb #87228ff6
-from collections.abc import Callable, Sequence
+# %% ../nbs/61_compare.ipynb #71cc8f5e
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from .charts import compare_rows, leak_plot, sweep_plot
 from .core import UserError
 from .data.catalog import open_data
 from .experiment import show_cams
+from .masks import masks_of
 from .metrics import mean_std
 from .runs import Run
 from .viz import save_figure
@@ -39,17 +40,23 @@ def by_method(
         raise UserError(f"Runs on different data or splits: {', '.join(seen.values())}.", "Compare runs of one data set.")
     return groups
 
-# %% ../nbs/61_compare.ipynb #aba52179
+# %% ../nbs/61_compare.ipynb #a59cfc1b
 SCORES = {"mIoU": "miou", "precision": "precision", "recall": "recall", "FDR": "fdr", "leak": "leak", "threshold": "threshold"}
 
 
-def score_table(runs: Sequence[Run]) -> pd.DataFrame:  # one row per method, in percent
+def score_table(
+    runs: Sequence[Run],
+    chains: Mapping[str, str] | None = None,   # further columns: mIoU of the masks after a refinement chain
+) -> pd.DataFrame:                             # one row per method, in percent
     "Mean ± standard deviation over seeds of what is compared first; the threshold is a score, not a percentage."
+    better = {name: {r.key: masks_of(r, chain).get("miou", np.nan) for r in runs} for name, chain in (chains or {}).items()}
     rows = {}
     for method, results in by_method(runs).items():
         m = [r["metrics"] for r in results]
         row = {name: mean_std([x.get(k, np.nan) for x in m], *((1, 2) if k == "threshold" else ())) for name, k in SCORES.items()}
-        rows[method] = {"seeds": len(m), **row, "minutes": mean_std([r["seconds"]["total"] / 60 for r in results], 1)}
+        masks = {name: mean_std([scores[r["key"]] for r in results]) for name, scores in better.items()}
+        first = {"seeds": len(m), "mIoU": row["mIoU"], **masks}
+        rows[method] = first | row | {"minutes": mean_std([r["seconds"]["total"] / 60 for r in results], 1)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 # %% ../nbs/61_compare.ipynb #8a3e12fa

@@ -41,8 +41,8 @@ def row(name: str, shape: str, peer_name: str, peer: Callable, ours: Callable, a
     a, b = interleaved(peer, ours, n=n)
     return dict(work=name, shape=shape, peer=peer_name, peer_ms=1e3 * a, ours_ms=1e3 * b, ratio=a / b, agree=agree)
 
-# %% ../../nbs/62_bench.base.ipynb #6618a57d
-AREAS = ("losses", "training")
+# %% ../../nbs/62_bench.base.ipynb #66ebf2cc
+AREAS = ("losses", "training", "crf", "regions", "walks", "evaluation")
 
 
 def all_rows(areas: Sequence[str] = AREAS) -> Iterable[dict[str, Any]]:

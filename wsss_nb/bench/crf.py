@@ -60,7 +60,7 @@ def agreement(a: ndarray, b: ndarray) -> float:   # Q [L, h, w] each
     "Share of pixels with the same label."
     return float((a.argmax(0) == b.argmax(0)).mean())
 
-# %% ../../nbs/62a_bench.crf.ipynb #308f5a1a
+# %% ../../nbs/62a_bench.crf.ipynb #26f34f76
 def one_image(image: ndarray, preset: str, labels: int, n: int = 5) -> dict[str, Any]:
     "A row: one unary of one image."
     unary = made_up_unary(image.shape[:2], labels)
@@ -81,8 +81,8 @@ def shared_image(image: ndarray, preset: str, labels: int, unaries: int = 3, n: 
     def peer(): return [pydensecrf(image, u, preset) for u in many]
     share = min(map(agreement, ours(), peer()))
     assert share >= .9999, share
-    return row(f"dense CRF, {preset}, {unaries} unaries", f"{image.shape[1]} x {image.shape[0]}, {labels} labels", "pydensecrf2", peer, ours,
-               f"labels {100 * share:.4f} % equal", n)
+    shape = f"{image.shape[1]} x {image.shape[0]}, {labels} labels"
+    return row(f"dense CRF, {preset}, {unaries} unaries", shape, "pydensecrf2", peer, ours, f"labels {100 * share:.4f} % equal", n)
 
 
 def threads(images: list[ndarray], preset: str, labels: int, workers: int, n: int = 5) -> dict[str, Any]:

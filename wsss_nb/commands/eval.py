@@ -117,8 +117,8 @@ def judge_refined(run, data, split: str, name: str, options: tuple):
         typer.echo(f"{name} of run {run.key} has masks of {len(there)} of {len(ids)} images of {split}.", err=True)
     return score_masks(load, there, data.classes, *options, title=f"{name} {run.key}")
 
-# %% ../../nbs/70f_commands.eval.ipynb #933f39ee
-Keys = Annotated[list[str] | None, typer.Argument(metavar="[KEY]...", help="Runs, by their keys or the beginnings of them.")]
+# %% ../../nbs/70f_commands.eval.ipynb #45e60d76
+Keys = Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Runs, by their keys or the beginnings of them.")]
 Truth = Annotated[Path | None, typer.Option(help="Without a run: a folder of true masks (PNG: 0 background, 255 not judged),")]
 Pred = Annotated[Path | None, typer.Option(help="and a folder of masks to judge, of the same names.")]
 Names = Annotated[Path | None, typer.Option("--classes", help="Their class names, one a line; default: labels up to the truth's highest.")]
@@ -154,7 +154,7 @@ def evaluate(
         write_scores(found, out)
         typer.echo(out)
 
-# %% ../../nbs/70f_commands.eval.ipynb #46468d86
+# %% ../../nbs/70f_commands.eval.ipynb #0d292513
 def judge_folders(truth: Path, pred: Path, classes: Path | None, ids: Path | None, options: tuple) -> dict[str, Any]:
     "Scores of a folder of masks, printed."
     from wsss_nb.judge import read_classes, read_list, score_folders
@@ -186,8 +186,11 @@ def judge_runs(
         rows.append({"run": run.key, "method": run.recipe.method, "seed": run.recipe.seed, **{k: 100 * v for k, v in means.items()}}
                     | {k: metrics[k] for k in ("threshold",) if k in metrics})
     if len(rows) > 1:
-        typer.echo(pd.DataFrame(rows).to_string(index=False, float_format="{:.1f}".format, na_rep="-",
-                                                formatters={"threshold": "{:.2f}".format}))
+        table, show = pd.DataFrame(rows), dict(float_format="{:.1f}".format, na_rep="-")
+        widths = [c for c in table if " " in c]                   # 'trimap_miou 5': a row each, or the table is too wide to read
+        typer.echo(table.drop(columns=widths).to_string(index=False, formatters={"threshold": "{:.2f}".format}, **show))
+        if widths:
+            typer.echo("\n" + table.set_index("run")[widths].T.to_string(**show))
     else:
         typer.echo("\n\n".join(filter(None, [bands_text(scores), *texts])))
     return found

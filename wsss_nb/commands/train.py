@@ -93,7 +93,7 @@ def cams(
     ensure_cams(run, opened, [split], device, workers)
     typer.echo(run.path / "cams" / split)
 
-# %% ../../nbs/70c_commands.train.ipynb #2b814e43
+# %% ../../nbs/70c_commands.train.ipynb #81eec379
 def side_by_side(methods: str, data: str, preset: str, seeds: int, sets: list[str] | None, runs: Path, device: str) -> None:
     "Run what is missing of a comparison, as many at a time as there are GPUs, or CPU cores."
     from wsss_nb.ablate.plan import Job
@@ -115,6 +115,8 @@ def demo(
     from wsss_nb.core import pick_device
     from wsss_nb.data.catalog import open_data
     from wsss_nb.experiment import run_recipe
+    from wsss_nb.masks import refine_run
+    from wsss_nb.paper.registry import CRF
     pick_device(device)
     opened = open_data(data, skip_bad=skip_bad)
     if len(todo) > 1 and not skip_bad:  # side by side first: what that leaves, if anything, is done below
@@ -125,7 +127,9 @@ def demo(
     if "miou" not in finished[0].result["metrics"]:
         typer.echo(f"No masks for {split}: there is nothing to compare. The CAMs are in {runs}/KEY/cams.")
         return
-    for table in (score_table(finished), class_table(finished), class_table(finished, context_leaks)):
+    for run in finished:
+        refine_run(run, CRF, opened, device=device)
+    for table in (score_table(finished, {"+CRF": CRF}), class_table(finished), class_table(finished, context_leaks)):
         if len(table):
             typer.echo(table.to_string() + "\n")
     for id in ("cams", "leak" if "leak" in finished[0].result["metrics"] else "iou"):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cache_folder', 'write_maps', 'MapFolder', 'add_maps']
 
-# %% ../../nbs/16_data.maps.ipynb #a298b0d9
+# %% ../../nbs/16_data.maps.ipynb #c02dadfd
 import copy
 import hashlib
 import json
@@ -18,7 +18,7 @@ from typing import Any
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..core import UserError, atomic_path, write_json
 from .base import WsssData

@@ -34,7 +34,7 @@ def _check(size: torch.Size, labels: Tensor, regions: int | None) -> int:
         regions = found if regions is None else regions
     return max(regions, 1)
 
-# %% ../../nbs/34_losses.regions.ipynb #2c7c22fb
+# %% ../../nbs/34_losses.regions.ipynb #cecb0ed3
 def pool_regions(
     features: Tensor,             # [B, C, H, W]
     labels: Tensor,               # region of each pixel, negative for none, [B, H, W]
@@ -60,8 +60,9 @@ def spread_regions(
     B, R, C = values.shape
     R = _check(torch.Size((B, *labels.shape[1:])), labels, R)
     rows = torch.cat([values, values.new_zeros(B, 1, C)], 1).flatten(0, 1).index_select(0, _index(labels, R))
-    maps = rows.view(*labels.shape, C).permute(0, 3, 1, 2)
-    return maps if outside is None else torch.where((labels < 0)[:, None], outside, maps)
+    if outside is not None:
+        rows = torch.where((labels < 0).flatten()[:, None], _rows(outside), rows)
+    return rows.view(*labels.shape, C).permute(0, 3, 1, 2)
 
 # %% ../../nbs/34_losses.regions.ipynb #ac521ae1
 def region_means(

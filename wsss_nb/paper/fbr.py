@@ -7,10 +7,10 @@ __all__ = ['PSA', 'IRN', 'CHAINS', 'SEED_CRF', 'SEED_CRF_MASK', 'T2', 'R38', 'R1
            'FB_ALONE', 'T6', 'SPACE', 'STRATEGY', 'T7', 'CLUSTERS', 'MEMORY', 'T8', 'GRID', 'T9', 'T10', 'SAMPLING',
            'T11', 'seeds', 'segmentation', 'boxes', 'fbr']
 
-# %% ../../nbs/66a_paper.fbr.ipynb #2b60d473
-from .registry import FigureSpec, Row, Table, register
+# %% ../../nbs/66a_paper.fbr.ipynb #ef196102
+from .registry import CRF, FigureSpec, Row, Table, register
 
-# %% ../../nbs/66a_paper.fbr.ipynb #328f1938
+# %% ../../nbs/66a_paper.fbr.ipynb #63ed48dd
 def seeds(label: str, seed: float | None, crf: float | None, mask: float | None, method: str = "", group: str = "") -> Row:
     "A row with the columns Seed, +CRF and Mask; None is printed as a dash."
     return Row(label, method, paper={k: v for k, v in {"Seed": seed, "+CRF": crf, "Mask": mask}.items() if v is not None}, group=group,
@@ -19,7 +19,7 @@ def seeds(label: str, seed: float | None, crf: float | None, mask: float | None,
 
 PSA, IRN = "Refine with PSA", "Refine with IRN"
 CHAINS = {PSA: "psa", IRN: "irn", "": ""}                                       # what makes the pseudo masks
-SEED_CRF = {"Seed": "miou", "+CRF": "refined:crf?preset=psa:miou"}
+SEED_CRF = {"Seed": "miou", "+CRF": f"refined:{CRF}:miou"}
 SEED_CRF_MASK = SEED_CRF | {"Mask": "refined::miou"}
 T2 = Table("fbr.t2", "Seeds, seeds with CRF, and pseudo masks", "FBR, Table II", SEED_CRF_MASK, (
     seeds("SEAM CVPR '20", 55.4, 56.8, 63.6, "seam", PSA),

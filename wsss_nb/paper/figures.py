@@ -45,10 +45,10 @@ register(
     FigureSpec('cooccur.leak', 'CAM on the own context, by class', 'this toolkit', LEAK_ROWS, draw_leak, 'all'),
 )
 
-# %% ../../nbs/69_paper.figures.ipynb #8986fb39
+# %% ../../nbs/69_paper.figures.ipynb #27a6a0f2
 def own_command(m:Measurement) -> str:
     "The command that draws the figure again, without the folder of this machine's run store."
-    words = shlex.split(m.command)
+    words = shlex.split(m.command.replace('wsss_nb table', 'wsss_nb figure', 1))
     at = words.index('--runs') if '--runs' in words else len(words)
     return shlex.join(w for w in words[:at] + words[at + 2:] if w not in ('--run', '--refine'))
 

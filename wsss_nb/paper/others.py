@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CHAINS', 'COMPARE', 'COMING', 'coming']
 
-# %% ../../nbs/66b_paper.others.ipynb #6c27503a
-from .registry import FigureSpec, Row, Table, register
+# %% ../../nbs/66b_paper.others.ipynb #58f9c090
+from .registry import CRF, FigureSpec, Row, Table, register
 
-# %% ../../nbs/66b_paper.others.ipynb #113ac618
-CHAINS = {"none": "", "PAMR": "pamr", "CRF": "crf?preset=psa", "superpixels": "superpixels", "PSA": "psa", "IRN": "irn"}
+# %% ../../nbs/66b_paper.others.ipynb #ed96ebbb
+CHAINS = {"none": "", "PAMR": "pamr", "CRF": CRF, "superpixels": "superpixels", "PSA": "psa", "IRN": "irn"}
 COMPARE = Table(
     "refine.compare", "Every refinement of one set of seeds: mIoU against seconds", "this toolkit",
     {"mIoU": "refined::miou", "precision": "refined::precision", "recall": "refined::recall", "s / image": "refined::seconds"},

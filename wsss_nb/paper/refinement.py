@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['where_timed', 'draw_compare']
 
-# %% ../../nbs/68f_paper.refinement.ipynb #9f1cebe3
+# %% ../../nbs/68f_paper.refinement.ipynb #ece34c34
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..masks import refined
 from .measure import Measurement, refinement, spread
 from ..viz import MARKERS, RUN_COLOURS, empty_grid, styled
 
-# %% ../../nbs/68f_paper.refinement.ipynb #972ae91d
+# %% ../../nbs/68f_paper.refinement.ipynb #69c2006b
 def where_timed(m: Measurement) -> str:
     "The devices that the seconds were measured on, and how many images at a time."
     results = [refined(p.run, refinement(row, "refined::miou")[0]).result(p.run.recipe.splits.seeds)
@@ -37,4 +38,7 @@ def draw_compare(m: Measurement) -> Figure:
             ax.annotate(f"{row.label} {miou:.1f}", (seconds, miou), (6, 4), textcoords="offset points", color=colour)
     ax.set(xscale="log", xlabel="seconds per image", ylabel="mIoU (%)")
     ax.margins(.18, .15)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     return fig

@@ -18,12 +18,12 @@ from .irn import IrnWalk
 from .irn_network import enlarge
 from .state import Seed
 
-# %% ../../nbs/48e_refine.instances.ipynb #2e82df3f
+# %% ../../nbs/48e_refine.instances.ipynb #828ecad6
 def follow(
     displacement: Tensor,  # (dy, dx) [2, h, w], positions of the grid
     iterations: int = 100,
 ) -> tuple[Tensor, Tensor]:  # rows and columns, whole numbers [h, w]
-    "Where each position ends (IRN Eq. 11); the field is read at the nearest position, and nobody leaves the grid."
+    "Where each position ends (IRN Sec. 5.1); the field is read at the nearest position, and nobody leaves the grid."
     h, w = displacement.shape[1:]
     y, x = torch.meshgrid(*(torch.arange(n, device=displacement.device, dtype=torch.float32) for n in (h, w)), indexing="ij")
     for _ in range(iterations):
@@ -31,13 +31,13 @@ def follow(
         y, x = (y + dy).clamp(0, h - 1), (x + dx).clamp(0, w - 1)
     return y.round().long(), x.round().long()
 
-# %% ../../nbs/48e_refine.instances.ipynb #c6bf1a87
+# %% ../../nbs/48e_refine.instances.ipynb #8f2e25e5
 def point_to_centres(
     displacement: Tensor,      # [2, h, w]
     weak: float = 2.5,         # positions of the grid
     iterations: int = 100,
 ) -> Tensor:                   # int64 [h, w]: 1, 2, ...; 0 where it ends outside of any centre
-    "The centre each position belongs to: a connected region of weak displacement (IRN Sec. 5.2)."
+    "The centre each position belongs to: a connected region of weak displacement (IRN Sec. 5.1)."
     regions, _ = connected((displacement.norm(dim=0) < weak).cpu().numpy(), np.ones((3, 3)))
     y, x = follow(displacement, iterations)
     return torch.from_numpy(regions).to(displacement.device).long()[y, x]

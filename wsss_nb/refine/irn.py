@@ -48,18 +48,19 @@ class Crops:
         sample = {k: v.as_subclass(Tensor) for k, v in self.transform(sample).items() if k != "valid"}
         return {"image": sample["image"], "labels": grid_labels(sample["mask"], grid_size(*sample["mask"].shape))}
 
-# %% ../../nbs/48d_refine.irn.ipynb #9e5d9d08
+# %% ../../nbs/48d_refine.irn.ipynb #6e0e3b21
 PRESETS: dict[str, dict[str, Any]] = {  # a run's preset -> what a step leaves open; the paper's first. `power` is the run's where not said
-    "paper": dict(power=1.0, pull=1.0, radius=10, width=256, schedule=FitSchedule(epochs=3, batch_size=32, lr=0.1, head_mult=10, momentum=1e-4)),
-    "small": dict(pull=4.0, radius=8, width=128, schedule=FitSchedule(epochs=None, steps=400, batch_size=8, lr=0.1, head_mult=0.2)),
-    "quick": dict(pull=4.0, radius=6, width=64, schedule=FitSchedule(epochs=None, steps=150, batch_size=8, lr=0.1, head_mult=0.2)),
-    "demo": dict(pull=4.0, radius=6, width=64, schedule=FitSchedule(epochs=None, steps=250, batch_size=8, lr=0.1, head_mult=0.2)),
-    "smoke": dict(pull=4.0, radius=4, width=32, schedule=FitSchedule(epochs=None, steps=10, batch_size=4, lr=0.1, head_mult=0.2)),
+    "paper": dict(power=1.0, pull=1.0, radius=10, width=256,
+                  schedule=FitSchedule(epochs=3, batch_size=32, lr=0.1, head_mult=10, momentum=1e-4)),
+    "small": dict(pull=4.0, radius=8, width=256, schedule=FitSchedule(epochs=None, steps=400, batch_size=8, lr=0.1, head_mult=0.6)),
+    "quick": dict(pull=4.0, radius=6, width=128, schedule=FitSchedule(epochs=None, steps=150, batch_size=8, lr=0.1, head_mult=0.6)),
+    "demo": dict(pull=4.0, radius=6, width=128, schedule=FitSchedule(epochs=None, steps=250, batch_size=8, lr=0.1, head_mult=0.6)),
+    "smoke": dict(pull=4.0, radius=4, width=32, schedule=FitSchedule(epochs=None, steps=10, batch_size=4, lr=0.1, head_mult=0.6)),
 }
 
 
 class IrnStep(StepConfig, kind="irn"):
-    "Train IRN on the CAMs of the run's training split, then walk along its affinities (IRN Sec. 4, 5.1). None: as in PRESETS."
+    "Train IRN on the CAMs of the run's training split, then walk along its affinities (IRN Sec. 4, 5). None: as in PRESETS."
     foreground: Share = 0.30                   # CAM above which a pixel is confident foreground in training
     background: Share = 0.05                   # CAM below which a pixel is confident background in training
     power: Positive | None = None              # the CAM is raised to it first; None: 1 (paper), else so that the run's threshold fits
@@ -84,12 +85,15 @@ class IrnStep(StepConfig, kind="irn"):
         "With every None replaced: by the preset's value, the power by what the run's threshold asks for (after other steps: 1)."
         if context.run is None:
             raise UserError("IRN learns from the CAMs of a run.", "Refine a run's seeds, not a folder of masks.")
-        values = {k: v for k, v in PRESETS.get(context.run.recipe.preset, PRESETS["paper"]).items() if getattr(self, k) is None}
+        default = PRESETS.get(context.run.recipe.preset, PRESETS["paper"])
+        values = {k: v for k, v in default.items() if getattr(self, k) is None}
+        if said := self.schedule:  # what it does not say stays the preset's
+            values["schedule"] = default["schedule"].model_copy(update={k: getattr(said, k) for k in said.model_fields_set})
         if self.power is None and "power" not in values:
             values["power"] = 1.0 if context.before else paper_power(run_threshold(context.run)[0])
         return self.model_copy(update=values)
 
-# %% ../../nbs/48d_refine.irn.ipynb #98945f34
+# %% ../../nbs/48d_refine.irn.ipynb #6f4eb3f1
 def frozen_trunk(context: Context, trunk: str) -> Backbone:
     "The backbone of the run's recipe with its initial or its trained weights."
     recipe = context.run.recipe
@@ -120,11 +124,12 @@ def train_irn(step: IrnStep, context: Context) -> tuple[Irn, dict[str, Any]]:  #
     edges = list(net.head.edges.parameters()) + list(net.head.edge.parameters())
     moves = [p for k in ("moves", "merges", "move") for p in getattr(net.head, k).parameters()]
     crops = Crops(context.data, folder / "labels", train_transform(recipe.augment.crop, recipe.augment.long_side))
-    fit(net.head, ids, crops, partial(irn_loss, stages=net.stages, radius=step.radius, pull=step.pull), folder, step.schedule, step.seed, context.device,
+    loss = partial(irn_loss, stages=net.stages, radius=step.radius, pull=step.pull)
+    fit(net.head, ids, crops, loss, folder, step.schedule, step.seed, context.device,
         [(edges, 1.0), (moves, step.schedule.head_mult)], desc="IRN")
     return net.eval(), settings | {"images": len(ids), "network": folder.name}
 
-# %% ../../nbs/48d_refine.irn.ipynb #a431b867
+# %% ../../nbs/48d_refine.irn.ipynb #d414639f
 @dataclass(frozen=True)
 class IrnWalk:
     "IRN's refinement of one image; `see` gives boundary and displacement."
@@ -144,7 +149,7 @@ class IrnWalk:
         return F.adaptive_avg_pool2d(torch.from_numpy(seed.cam).to(self.device) ** self.step.power, grid)
 
     def walk(self, cam: Tensor, boundary: Tensor) -> Tensor:  # [P, h, w], [h, w] -> [P, h, w]
-        "Scores after the walk (IRN Eq. 10)."
+        "Scores after the walk (IRN Sec. 5.2)."
         affinity = boundary_affinity(boundary, self.step.walk_radius)
         return random_walk(cam * (1 - boundary), affinity, self.step.beta, self.step.steps, self.step.walk_radius)
 

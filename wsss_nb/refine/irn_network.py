@@ -40,9 +40,9 @@ def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
     "Bilinearly."
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
-# %% ../../nbs/48c_refine.irn_network.ipynb #0ddaa416
+# %% ../../nbs/48c_refine.irn_network.ipynb #be01638f
 class IrnHead(nn.Module):
-    "Boundary (before the sigmoid) and displacement (dy, dx in positions of the grid) from the features of every stage (IRN Fig. 3)."
+    "Boundary (before the sigmoid) and displacement (dy, dx in positions of the grid) from the features of every stage (IRN Sec. 4.1)."
     def __init__(self, channels: Sequence[int], width: int = 256, edge: int = 32):  # of the stages; of displacement and boundary features
         super().__init__()
         n, widths = len(channels), [min(c, width) for c in channels]
@@ -105,7 +105,7 @@ class Irn(nn.Module):
         mirrored = torch.stack([mirrored[:, 0], -mirrored[:, 1]], 1)  # left is right in the mirror
         return unflip(boundary).sigmoid(), unflip(torch.cat([straight, mirrored]))
 
-# %% ../../nbs/48c_refine.irn_network.ipynb #f023a0ba
+# %% ../../nbs/48c_refine.irn_network.ipynb #dc4afe31
 @cache
 def pair_tables(radius: int, device: torch.device) -> tuple[Tensor, Tensor]:  # [K, 2, 1, 1], [K, L, 2]
     "On the device: offset of every pair's other end, and the positions on its path, filled up with (0, 0)."
@@ -140,10 +140,10 @@ class _PathAffinity(torch.autograd.Function):
 
 
 def path_affinity(boundary: Tensor, radius: int = 10) -> Tensor:  # in [0, 1] [..., h, w] -> [..., K, h, w]
-    "1 - the highest boundary on the straight path between the two ends of every pair (IRN Eq. 5), for training."
+    "1 - the highest boundary on the straight path between the two ends of every pair (IRN Sec. 4.4), for training."
     return _PathAffinity.apply(boundary, radius)
 
-# %% ../../nbs/48c_refine.irn_network.ipynb #bfa98eec
+# %% ../../nbs/48c_refine.irn_network.ipynb #a5cfa001
 def mean_where(x: Tensor, where: Tensor) -> Tensor:
     "Mean of the values at which `where` is true; 0 where there are none."
     return (x * where).sum() / where.sum().clamp(min=1)
@@ -155,19 +155,19 @@ def boundary_loss(
     radius: int = 10,
     eps: float = 1e-5,     # in the logarithms
 ) -> Tensor:
-    "Cross-entropy of the pairs' affinities: equal pairs (background and foreground a half each) plus different ones (IRN Eq. 8)."
+    "Cross-entropy of the pairs' affinities: equal pairs (background and foreground a half each) plus different ones (IRN Sec. 4.4)."
     affinity = path_affinity(boundary, radius)
     equal, different = -torch.log(affinity + eps), -torch.log(1 - affinity + eps)
     same = (mean_where(equal, kinds == BACKGROUND) + mean_where(equal, kinds == FOREGROUND)) / 2
     return same + mean_where(different, kinds == DIFFERENT)
 
-# %% ../../nbs/48c_refine.irn_network.ipynb #61948394
+# %% ../../nbs/48c_refine.irn_network.ipynb #a0bd46b9
 def displacement_losses(
     displacement: Tensor,  # (dy, dx) [B, 2, h, w]
     kinds: Tensor,         # of pairs, uint8 [B, K, h, w]
     radius: int = 10,
 ) -> tuple[Tensor, Tensor]:
-    "Mean distance, per axis, of a pair's difference in displacement from that in place (foreground) or 0 (background) (IRN Eq. 3, 4)."
+    "Mean distance, per axis, of a pair's difference in displacement from that in place (foreground) or 0 (background) (IRN Sec. 4.3)."
     m = radius - 1
     padded = F.pad(displacement, (m, m, m, m))
 
@@ -182,7 +182,7 @@ def displacement_losses(
     foreground, background = total / torch.stack([(kinds == FOREGROUND).sum(), (kinds == BACKGROUND).sum()]).clamp(min=1)
     return foreground, background
 
-# %% ../../nbs/48c_refine.irn_network.ipynb #2161106f
+# %% ../../nbs/48c_refine.irn_network.ipynb #d568bffe
 def irn_loss(
     head: IrnHead,
     batch: dict[str, Tensor],                    # image [B, 3, H, W] and labels, uint8 [B, h, w]
@@ -190,7 +190,7 @@ def irn_loss(
     radius: int = 10,
     pull: float = 1.0,                           # weight of the foreground's displacement loss
 ) -> dict[str, Tensor]:
-    "Half the sum of all losses (IRN Eq. 9; the half is the release's, as are our learning rates), and the parts."
+    "Half the sum of all losses (IRN Sec. 4.5; the half is the release's, as are our learning rates), and the parts."
     labels = batch["labels"]
     boundary, move = head(stages(batch["image"]), labels.shape[-2:])
     kinds = pair_kinds(labels, radius)

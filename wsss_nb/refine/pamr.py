@@ -37,7 +37,7 @@ def shifted(x: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:  # padded 
     for y, x0 in offsets(dilations):
         yield x[..., m + y:m + y + H, m + x0:m + x0 + W]
 
-# %% ../../nbs/47_refine.pamr.ipynb #d116b308
+# %% ../../nbs/47_refine.pamr.ipynb #d4e8869f
 @torch.no_grad()
 def affinity(
     image: Tensor,             # in [0, 1], [B, 3, H, W]
@@ -45,18 +45,20 @@ def affinity(
 ) -> Tensor:                   # [B, 8D, H, W], sums to 1 over the neighbours
     "How much each neighbour counts; a property of the image, so no gradient flows through it."
     image = image.float()
-    near, total, squares = padded(image, dilations), torch.zeros_like(image), torch.zeros_like(image)
+    near, total, squares, difference = padded(image, dilations), *(torch.zeros_like(image) for _ in range(3))
     for v in shifted(near, dilations):
-        difference = v - image
+        torch.sub(v, image, out=difference)
         total += difference
         squares.addcmul_(difference, difference)
     n = 9 * len(dilations)
     sigma = squares.addcmul_(total, total, value=-1 / n).clamp_(min=0).div_(n - 1).sqrt_()
-    scale = sigma.mul_(-0.1).sub_(1e-8).reciprocal_()
+    scale = sigma.mul_(-0.1).sub_(1e-8).reciprocal_().div_(3)
     weights = image.new_empty(len(image), 8 * len(dilations), *image.shape[-2:])
-    for k, v in enumerate(shifted(near, dilations)):
-        torch.mean((v - image).abs_().mul_(scale), 1, out=weights[:, k])
-    return weights.softmax(1)
+    for v, w in zip(shifted(near, dilations), weights.unbind(1)):
+        red, green, blue = torch.sub(v, image, out=difference).abs_().mul_(scale).unbind(1)
+        torch.add(red, green, out=w).add_(blue)
+    weights.sub_(weights.amax(1, keepdim=True)).exp_()   # softmax in place: a second copy would be the largest tensor here
+    return weights.div_(weights.sum(1, keepdim=True))
 
 # %% ../../nbs/47_refine.pamr.ipynb #3a27c2ac
 class NeighbourMean(torch.autograd.Function):
