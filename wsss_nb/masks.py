@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Refined', 'refined', 'masks_of', 'read_log', 'append', 'write_masks', 'clean', 'timing', 'evaluate_masks',
-           'refine_run', 'finished', 'refine_split', 'mkdir', 'require_cams', 'save_masks', 'own', 'pair',
-           'refine_folder', 'mask_seed']
+           'refine_run', 'finished', 'refine_split', 'require_cams', 'save_masks', 'own', 'pair', 'refine_folder',
+           'mask_seed']
 
 # %% ../nbs/61a_masks.ipynb #28e15766
 import json
@@ -171,7 +171,7 @@ def finished(out: Refined, split: str, ids: Sequence[str]) -> bool:
     result = out.result(split)
     return bool(result) and result["images"] in (len(ids), result["of"]) and all(out.file(split, i).exists() for i in ids)
 
-# %% ../nbs/61a_masks.ipynb #f3746fea
+# %% ../nbs/61a_masks.ipynb #f2500402
 def refine_split(out: Refined, data: WsssData, split: str, ids: Sequence[str], device: torch.device, workers: int) -> None:
     "CAMs that are missing, the steps, the masks, the result; for who holds the folder."
     run, log = out.run, out.path / "log.jsonl"
@@ -179,8 +179,7 @@ def refine_split(out: Refined, data: WsssData, split: str, ids: Sequence[str], d
     splits = [split] + [run.recipe.splits.val] * any(getattr(s, "score", "") == "val" for s in out.steps)
     require_cams(run, data, splits, device)
     write_json(out.path / "chain.json", dict(chain=chain_text(out.steps), steps=[s.describe() for s in out.steps]))
-    with hold(mkdir(run.path / "refined" / "networks"), f"A refinement network of run {run.key}"):
-        built = build_chain(out.steps, Context(data, split, run, device, run.path / "refined" / "networks"))
+    built = build_chain(out.steps, Context(data, split, run, device, run.path / "refined" / "networks"))
     append(log, dict(split=split, build=built.seconds))
     threshold, origin = run_threshold(run)
     files = {i: out.file(split, i) for i in ids if not out.file(split, i).exists()}
@@ -194,12 +193,6 @@ def refine_split(out: Refined, data: WsssData, split: str, ids: Sequence[str], d
     before = read_json(file)["splits"] if file.exists() else {}
     write_json(file, nan_to_null(dict(run=run.key, chain=chain_text(out.steps), data=dict(name=data.name, fingerprint=data.fingerprint()),
                                       splits=before | {split: result})))
-
-
-def mkdir(folder: Path) -> Path:
-    "The folder, made if it is not there."
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def require_cams(run: Run, data: WsssData, splits: Sequence[str], device: torch.device) -> None:

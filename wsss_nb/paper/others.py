@@ -8,15 +8,18 @@ __all__ = ['CHAINS', 'COMPARE', 'COMING', 'coming']
 # %% ../../nbs/66b_paper.others.ipynb #58f9c090
 from .registry import CRF, FigureSpec, Row, Table, register
 
-# %% ../../nbs/66b_paper.others.ipynb #ed96ebbb
-CHAINS = {"none": "", "PAMR": "pamr", "CRF": CRF, "superpixels": "superpixels", "PSA": "psa", "IRN": "irn"}
+# %% ../../nbs/66b_paper.others.ipynb #8d3c23da
+CHAINS = {"none": "", "PAMR": "pamr", "superpixels": "superpixels",
+          "CRF (PSA)": CRF, "CRF (IRN)": "crf?preset=irn", "CRF (DeepLab)": "crf?preset=deeplab",
+          "PSA": "psa?background=score,background?score=val", "IRN": "irn,background?score=val"}
 COMPARE = Table(
     "refine.compare", "Every refinement of one set of seeds: mIoU against seconds", "this toolkit",
     {"mIoU": "refined::miou", "precision": "refined::precision", "recall": "refined::recall", "s / image": "refined::seconds"},
     tuple(Row(name, "{base}", chain=chain) for name, chain in CHAINS.items()),
     reference="none", drawn="wsss_nb.paper.refinement.draw_compare",
     note="Seconds: wall clock of the chain's steps, median over images (several of which are refined at a time), without reading, writing "
-         "and the training of PSA's and IRN's networks.")
+         "and the training of PSA's and IRN's networks. CRF: presets of these papers. The background of walked CAMs is chosen on val, as that of "
+         "the seeds is.")
 register(COMPARE)
 
 # %% ../../nbs/66b_paper.others.ipynb #76637a21

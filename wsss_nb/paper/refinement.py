@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['where_timed', 'draw_compare']
 
-# %% ../../nbs/68f_paper.refinement.ipynb #ece34c34
+# %% ../../nbs/68f_paper.refinement.ipynb #14cb3f4d
+from itertools import cycle
+
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -13,7 +15,7 @@ from ..masks import refined
 from .measure import Measurement, refinement, spread
 from ..viz import MARKERS, RUN_COLOURS, empty_grid, styled
 
-# %% ../../nbs/68f_paper.refinement.ipynb #69c2006b
+# %% ../../nbs/68f_paper.refinement.ipynb #fb978433
 def where_timed(m: Measurement) -> str:
     "The devices that the seconds were measured on, and how many images at a time."
     results = [refined(p.run, refinement(row, "refined::miou")[0]).result(p.run.recipe.splits.seeds)
@@ -29,11 +31,11 @@ def draw_compare(m: Measurement) -> Figure:
     fig, axes = empty_grid([2.6], 1, 4.6, title.replace("1 seeds", "1 seed"), (0, .2), f"Seconds: median of wall clock, {where_timed(m)}.")
     ax, points = axes[0, 0], [(r, *spread([*m.values(r, "refined::miou").values()]), spread([*m.values(r, "refined::seconds").values()])[0])
                               for r in m.entry.rows]
-    for (row, miou, std, n, seconds), colour, marker in zip(points, RUN_COLOURS, MARKERS):
-        if not row.chain:
-            ax.axhline(miou, color=".3", ls="--", lw=1)
-            ax.annotate(f"seeds {miou:.1f}", (0, miou), (3, 3), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=7)
-        elif seconds == seconds:
+    for _, miou, *_ in (p for p in points if not p[0].chain):
+        ax.axhline(miou, color=".3", ls="--", lw=1)
+        ax.annotate(f"seeds {miou:.1f}", (0, miou), (3, 3), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=7)
+    for (row, miou, std, n, seconds), colour, marker in zip((p for p in points if p[0].chain), cycle(RUN_COLOURS), cycle(MARKERS)):
+        if seconds == seconds:
             ax.errorbar(seconds, miou, std if n > 1 else None, fmt=marker, color=colour, elinewidth=1, capsize=2)
             ax.annotate(f"{row.label} {miou:.1f}", (seconds, miou), (6, 4), textcoords="offset points", color=colour)
     ax.set(xscale="log", xlabel="seconds per image", ylabel="mIoU (%)")
