@@ -8,7 +8,7 @@ __all__ = ['CHAINS', 'COMPARE', 'COMING', 'coming']
 # %% ../../nbs/66b_paper.others.ipynb #58f9c090
 from .registry import CRF, FigureSpec, Row, Table, register
 
-# %% ../../nbs/66b_paper.others.ipynb #8d3c23da
+# %% ../../nbs/66b_paper.others.ipynb #f476b81e
 CHAINS = {"none": "", "PAMR": "pamr", "superpixels": "superpixels",
           "CRF (PSA)": CRF, "CRF (IRN)": "crf?preset=irn", "CRF (DeepLab)": "crf?preset=deeplab",
           "PSA": "psa?background=score,background?score=val", "IRN": "irn,background?score=val"}
@@ -18,8 +18,8 @@ COMPARE = Table(
     tuple(Row(name, "{base}", chain=chain) for name, chain in CHAINS.items()),
     reference="none", drawn="wsss_nb.paper.refinement.draw_compare",
     note="Seconds: wall clock of the chain's steps, median over images (several of which are refined at a time), without reading, writing "
-         "and the training of PSA's and IRN's networks. CRF: presets of these papers. The background of walked CAMs is chosen on val, as that of "
-         "the seeds is.")
+         "and the training of PSA's and IRN's networks. CRF: presets of these papers. The background of walked CAMs is chosen on val, as "
+         "that of the seeds is.")
 register(COMPARE)
 
 # %% ../../nbs/66b_paper.others.ipynb #76637a21
