@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'WALK', 'Crops', 'IrnStep', 'frozen_trunk', 'train_irn', 'IrnWalk']
 
-# %% ../../nbs/48d_refine.irn.ipynb #c9df4cb2
+# %% ../../nbs/48d_refine.irn.ipynb #0e6c124a
 import hashlib
 import json
 from collections.abc import Callable
@@ -31,9 +31,9 @@ from .chain import run_threshold
 from .crf import CrfStep
 from .fit import FitSchedule, fit
 from .irn_labels import grid_labels, ir_labels, paper_power, trainable_ids, write_labels
-from .irn_network import Irn, enlarge, grid_size, irn_loss
+from .irn_network import STRIDE, Irn, enlarge, grid_size, irn_loss
 from .state import Context, Seed, StepConfig
-from .walk import boundary_affinity, random_walk
+from .walk import boundary_affinity, random_walk, walk_steps
 
 # %% ../../nbs/48d_refine.irn.ipynb #950f2082
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Crops:
         sample = {k: v.as_subclass(Tensor) for k, v in self.transform(sample).items() if k != "valid"}
         return {"image": sample["image"], "labels": grid_labels(sample["mask"], grid_size(*sample["mask"].shape))}
 
-# %% ../../nbs/48d_refine.irn.ipynb #6e0e3b21
+# %% ../../nbs/48d_refine.irn.ipynb #b7e42b30
 PRESETS: dict[str, dict[str, Any]] = {  # a run's preset -> what a step leaves open; the paper's first. `power` is the run's where not said
     "paper": dict(power=1.0, pull=1.0, radius=10, width=256,
                   schedule=FitSchedule(epochs=3, batch_size=32, lr=0.1, head_mult=10, momentum=1e-4)),
@@ -73,7 +73,7 @@ class IrnStep(StepConfig, kind="irn"):
     flip: bool = True                          # average with the mirror image
     walk_radius: Annotated[int, Field(ge=2, le=16)] = 5        # of the walk's pairs, positions of the grid
     beta: Positive = 10                        # power of the affinities
-    steps: Count = 256                         # of the walk
+    steps: Count | None = None                 # of the walk; None: `walk_steps`
     score: Share = 0.25                        # of the background, where the walked CAM's maximum is 1
 
     def build(self, context: Context) -> "IrnWalk":
@@ -129,7 +129,7 @@ def train_irn(step: IrnStep, context: Context) -> tuple[Irn, dict[str, Any]]:  #
         [(edges, 1.0), (moves, step.schedule.head_mult)], desc="IRN")
     return net.eval(), settings | {"images": len(ids), "network": folder.name}
 
-# %% ../../nbs/48d_refine.irn.ipynb #d414639f
+# %% ../../nbs/48d_refine.irn.ipynb #69aa4c02
 @dataclass(frozen=True)
 class IrnWalk:
     "IRN's refinement of one image; `see` gives boundary and displacement."
@@ -151,7 +151,8 @@ class IrnWalk:
     def walk(self, cam: Tensor, boundary: Tensor) -> Tensor:  # [P, h, w], [h, w] -> [P, h, w]
         "Scores after the walk (IRN Sec. 5.2)."
         affinity = boundary_affinity(boundary, self.step.walk_radius)
-        return random_walk(cam * (1 - boundary), affinity, self.step.beta, self.step.steps, self.step.walk_radius)
+        steps = self.step.steps or walk_steps(*boundary.shape, STRIDE)
+        return random_walk(cam * (1 - boundary), affinity, self.step.beta, steps, self.step.walk_radius)
 
     @torch.inference_mode()
     def __call__(self, seed: Seed) -> Seed:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STRIDE', 'PRESETS', 'WALK', 'psa_labels', 'calibrated', 'grid_size', 'AffinityNet', 'affinity_loss', 'psa_loss',
-           'Crops', 'PsaStep', 'trunk', 'network_name', 'train_psa', 'walk_steps', 'PsaWalk']
+           'Crops', 'PsaStep', 'trunk', 'network_name', 'train_psa', 'PsaWalk']
 
-# %% ../../nbs/48b_refine.psa.ipynb #bbd424ad
+# %% ../../nbs/48b_refine.psa.ipynb #68efc281
 import hashlib
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from .crf import CrfStep
 from .fit import FitSchedule, fit
 from .irn_labels import BACKGROUND, DIFFERENT, FOREGROUND, grid_labels, pair_kinds, trainable_ids, write_labels
 from .state import Context, Seed, StepConfig
-from .walk import feature_affinity, pair_mask, random_walk
+from .walk import feature_affinity, pair_mask, random_walk, walk_steps
 from ..runs import Run
 
 # %% ../../nbs/48b_refine.psa.ipynb #19c70614
@@ -212,12 +212,7 @@ def train_psa(step: PsaStep, context: Context) -> tuple[AffinityNet, dict[str, A
         net.groups(full.schedule.head_mult), desc="PSA")
     return net, full.model_dump(mode="json", exclude=WALK) | {"images": len(ids), "network": folder.name}
 
-# %% ../../nbs/48b_refine.psa.ipynb #dba66e8d
-def walk_steps(h: int, w: int) -> int:
-    "2^8 on the grid of a VOC image (60 positions, 480 pixels) or a larger one; less in proportion to the squared side of a smaller one."
-    return max(1, round(256 * min(1, max(h, w) / 60) ** 2))
-
-# %% ../../nbs/48b_refine.psa.ipynb #96b90795
+# %% ../../nbs/48b_refine.psa.ipynb #b0bfe175
 @dataclass(frozen=True)
 class PsaWalk:
     "PSA's refinement of one image; `affinity` gives what it walks along."
@@ -243,7 +238,7 @@ class PsaWalk:
         if step.background == "walked":
             scores = torch.cat([background_score(scores, step.alpha)[None], scores])
         grid = F.avg_pool2d(scores[None], STRIDE, ceil_mode=True)[0]
-        walked = random_walk(grid, self.affinity(seed.image), step.beta, step.steps or walk_steps(*grid.shape[1:]), step.radius)
+        walked = random_walk(grid, self.affinity(seed.image), step.beta, step.steps or walk_steps(*grid.shape[1:], STRIDE), step.radius)
         walked = F.interpolate(walked[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)[0, :, :h, :w]
         if step.background == "walked":
             return seed.with_scores(walked.cpu().numpy())

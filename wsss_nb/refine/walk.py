@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'half_disc', 'path_pixels', 'window', 'neighbours', 'pair_mask', 'boundary_affinity', 'feature_affinity',
-           'feature_distance', 'chebyshev_power', 'random_walk', 'both_ways', 'walk_torch']
+           'feature_distance', 'chebyshev_power', 'random_walk', 'walk_steps', 'both_ways', 'walk_torch']
 
 # %% ../../nbs/48_refine.walk.ipynb #7cbf7169
 import math
@@ -236,6 +236,14 @@ def random_walk(
     padded = F.pad(x.detach().float(), (0, radius - 1, radius, radius)).flatten(1).numpy()
     y = _walk(padded, line, inverse, shifts, np.array(chebyshev_power(steps, tolerance)), radius * W, (radius + h) * W)
     return torch.from_numpy(y).view(len(x), h + 2 * radius, W)[:, radius:radius + h, :w].contiguous()
+
+# %% ../../nbs/48_refine.walk.ipynb #76f41635
+def walk_steps(
+    h: int, w: int,   # of the grid
+    stride: int,      # pixels per position
+) -> int:
+    "2^8 on an image of VOC's size (480 pixels) or a larger one; less in proportion to the squared side of a smaller one."
+    return max(1, round(256 * min(1, max(h, w) * stride / 480) ** 2))
 
 # %% ../../nbs/48_refine.walk.ipynb #c2391971
 def both_ways(a: Tensor, radius: int) -> Tensor:  # [K, h, w] -> [2K, h, w]
