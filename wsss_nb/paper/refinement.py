@@ -17,7 +17,7 @@ from ..masks import refined
 from .measure import Measurement, refinement, spread
 from ..viz import MARKERS, RUN_COLOURS, empty_grid, styled
 
-# %% ../../nbs/68f_paper.refinement.ipynb #8b385f50
+# %% ../../nbs/68f_paper.refinement.ipynb #dc2cc1ba
 def where_timed(m: Measurement) -> str:
     "The devices that the seconds were measured on, and how many images at a time."
     results = [refined(p.run, refinement(row, "refined::miou")[0]).result(p.run.recipe.splits.seeds)
@@ -56,7 +56,8 @@ def draw_compare(m: Measurement) -> Figure:
         ax.errorbar(seconds, miou, std if n > 1 else None, fmt=marker, color=colour, elinewidth=1, capsize=2)
     ax.set(xscale="log", xlabel="seconds per image", ylabel="mIoU (%)")
     ax.margins(.18, .15)
-    name_points(ax, [(seconds, miou, f"{row.label} {miou:.1f}", colour) for (row, miou, *_, seconds), colour in zip(shown, cycle(RUN_COLOURS))])
+    names = [f"{row.label} {miou:.1f}" for row, miou, *_ in shown]
+    name_points(ax, [(p[-1], p[1], name, colour) for p, name, colour in zip(shown, names, cycle(RUN_COLOURS))])
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
