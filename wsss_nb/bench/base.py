@@ -43,7 +43,7 @@ def row(name: str, shape: str, peer_name: str, peer: Callable, ours: Callable, a
     a, b = interleaved(peer, ours, n=n)
     return dict(work=name, shape=shape, peer=peer_name, peer_ms=1e3 * a, ours_ms=1e3 * b, ratio=a / b, agree=agree)
 
-# %% ../../nbs/62_bench.base.ipynb #69e63bc3
+# %% ../../nbs/62_bench.base.ipynb #dd4ec60e
 AREAS = ("losses", "training", "crf", "regions", "walks", "evaluation")
 
 
@@ -78,9 +78,8 @@ def write_bench(rows: Iterable[dict[str, Any]], folder: str | Path = "figures") 
     for c in ('peer_ms', 'ours_ms', 'ratio'):
         shown[c] = [f'{x:.3g}' if x == x else '–' for x in shown[c]]
     lines = ['| ' + ' | '.join(r) + ' |' for r in [list(shown.columns), ['---'] * shown.shape[1], *shown.astype(str).values.tolist()]]
-    text = ('# Speed: peer beside ours\n\nMedians, interleaved, after a warm-up; outputs compared first. One thread, but for the training step. '
-            f'{machine}; {versions}.\n\n'
-            + '\n'.join(lines) + '\n')
+    text = ('# Speed: peer beside ours\n\nMedians, interleaved, after a warm-up; outputs compared first. '
+            f'One thread, but for the training step. {machine}; {versions}.\n\n' + '\n'.join(lines) + '\n')
     for name, content in (('bench.md', text), ('bench.csv', table.to_csv(index=False))):
         with atomic_path(Path(folder) / name) as p:
             p.write_text(content)
