@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip('pydensecrf.densecrf')
 
 from wsss_nb.bench.crf import agreement, made_up_unary, photo, pictures, pydensecrf  # noqa: E402
-from wsss_nb.refine.crf import ImageKernel, unary_from_labels, unary_from_scores  # noqa: E402
+from wsss_nb.refine.crf import ImageKernel  # noqa: E402
+from wsss_nb.refine.unary import unary_from_labels, unary_from_scores  # noqa: E402
 
 FOLDER = os.environ.get('WSSS_NB_PHOTOS')
 LABELS, PRESETS = (2, 4, 21), ('psa', 'irn', 'deeplab')

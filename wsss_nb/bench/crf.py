@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pictures', 'made_up_unary', 'photo', 'pydensecrf', 'agreement', 'one_image', 'shared_image', 'threads', 'rows']
 
-# %% ../../nbs/62a_bench.crf.ipynb #244be1bd
+# %% ../../nbs/62a_bench.crf.ipynb #17a80cc1
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,8 @@ from scipy.ndimage import gaussian_filter
 
 from .base import row
 from ..data.cooccur import CooccurData
-from ..refine.crf import CrfPreset, ImageKernel, crf_preset, warm_up
+from ..refine.crf import ImageKernel, warm_up
+from ..refine.unary import CrfPreset, crf_preset
 
 # %% ../../nbs/62a_bench.crf.ipynb #ee9e9231
 def pictures(n: int, size: tuple[int, int] = (375, 500)) -> list[ndarray]:   # uint8 [h, w, 3]
