@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PAPER_THRESHOLD', 'NO_PAIR', 'BACKGROUND', 'FOREGROUND', 'DIFFERENT', 'ir_labels', 'paper_power', 'trainable_ids',
-           'write_labels', 'grid_labels', 'pair_kinds']
+           'write_labels', 'grid_labels', 'pair_kinds', 'Crops']
 
-# %% ../../nbs/48c_refine.irn_labels.ipynb #19ae536b
+# %% ../../nbs/48c_refine.irn_labels.ipynb #298bf846
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
@@ -19,8 +20,8 @@ from torch import Tensor
 
 from ..cams import cam_path
 from ..core import UserError, atomic_path
-from ..data.base import IGNORE
-from ..data.files import write_map
+from ..data.base import IGNORE, WsssData
+from ..data.files import read_map, write_map
 from .chain import default_threads, load_seed, over_images
 from .state import Context, Seed
 from .walk import neighbours
@@ -97,3 +98,17 @@ def pair_kinds(labels: Tensor, radius: int = 10) -> Tensor:        # uint8 [...,
     one, other = labels.unsqueeze(-3), neighbours(labels, radius, IGNORE)
     kinds = torch.where(one == other, torch.where(one == 0, BACKGROUND, FOREGROUND), DIFFERENT)
     return torch.where((one == IGNORE) | (other == IGNORE), NO_PAIR, kinds).to(torch.uint8)
+
+# %% ../../nbs/48c_refine.irn_labels.ipynb #925412cc
+@dataclass(frozen=True)
+class Crops:
+    "`crops(id, generator)`: an augmented image and its confident labels on the grid, drawn by torch's generator."
+    data: WsssData
+    folder: Path          # of the labels
+    transform: Callable
+    stride: int           # pixels per position of the grid
+
+    def __call__(self, id: str, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        sample = self.transform({"image": self.data.load(id)["image"], "mask": read_map(self.folder / f"{id}.png", "mask")})
+        image, mask = (sample[k].as_subclass(Tensor) for k in ("image", "mask"))
+        return {"image": image, "labels": grid_labels(mask, tuple(-(-n // self.stride) for n in mask.shape))}

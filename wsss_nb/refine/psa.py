@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['STRIDE', 'PRESETS', 'WALK', 'psa_labels', 'calibrated', 'grid_size', 'AffinityNet', 'affinity_loss', 'psa_loss',
-           'Crops', 'PsaStep', 'trunk', 'network_name', 'train_psa', 'PsaWalk']
+           'PsaStep', 'trunk', 'network_name', 'train_psa', 'PsaWalk']
 
-# %% ../../nbs/48b_refine.psa.ipynb #68efc281
+# %% ../../nbs/48b_refine.psa.ipynb #e7908d9e
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -25,15 +24,14 @@ from torch import Tensor, nn
 
 from ..cams import background_score
 from ..core import UserError, derive_seed
-from ..data.base import IGNORE, WsssData
-from ..data.files import read_map
+from ..data.base import IGNORE
 from ..data.transforms import train_transform
 from ..models.backbones import Backbone
 from ..recipe import Count, NonNegative, Positive, Recipe, Share
 from .chain import run_threshold
 from .crf import CrfStep
 from .fit import FitSchedule, fit
-from .irn_labels import BACKGROUND, DIFFERENT, FOREGROUND, grid_labels, pair_kinds, trainable_ids, write_labels
+from .irn_labels import BACKGROUND, DIFFERENT, FOREGROUND, Crops, pair_kinds, trainable_ids, write_labels
 from .state import Context, Seed, StepConfig
 from .walk import feature_affinity, pair_mask, random_walk, walk_steps
 from ..runs import Run
@@ -117,19 +115,6 @@ def psa_loss(net: nn.Module, batch: dict[str, Any], radius: int = 5, inner: bool
     kinds = pair_kinds(batch["labels"], radius) * pair_mask(*affinity.shape[-2:], radius, inner, affinity.device)
     return affinity_loss(affinity, kinds)
 
-# %% ../../nbs/48b_refine.psa.ipynb #fc0262f3
-@dataclass(frozen=True)
-class Crops:
-    "`crops(id, generator)`: an augmented image and its confident labels on the grid, drawn by torch's generator."
-    data: WsssData
-    folder: Path          # of the labels
-    transform: Callable
-
-    def __call__(self, id: str, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        sample = self.transform({"image": self.data.load(id)["image"], "mask": read_map(self.folder / f"{id}.png", "mask")})
-        image, mask = (sample[k].as_subclass(Tensor) for k in ("image", "mask"))
-        return {"image": image, "labels": grid_labels(mask, grid_size(*mask.shape))}
-
 # %% ../../nbs/48b_refine.psa.ipynb #a0cd81d9
 PRESETS: dict[str, dict[str, Any]] = {  # a run's preset -> what a step leaves open; the paper's first
     "paper": dict(schedule=FitSchedule(epochs=8, batch_size=8, lr=0.1, momentum=5e-4, weight_decay=5e-4), crop=448, long_side=(448, 768),
@@ -176,7 +161,7 @@ class PsaStep(StepConfig, kind="psa"):
         default |= PRESETS.get(recipe.preset, PRESETS["paper"])
         return self.model_copy(update={k: v for k, v in default.items() if getattr(self, k) is None})
 
-# %% ../../nbs/48b_refine.psa.ipynb #ef94741a
+# %% ../../nbs/48b_refine.psa.ipynb #c2e48a84
 def trunk(context: Context, weights: str, output_stride: int) -> Backbone:
     "The backbone of the run's recipe at another output stride, with its initial or its trained weights."
     recipe = context.run.recipe
@@ -207,7 +192,7 @@ def train_psa(step: PsaStep, context: Context) -> tuple[AffinityNet, dict[str, A
 
         def make(seed): return psa_labels(calibrated(seed, threshold) if full.calibrate else seed, crf, full.low, full.high)
         write_labels(context, ids, folder / "labels", make, "PSA")
-    crops = Crops(context.data, folder / "labels", train_transform(full.crop, full.long_side, jitter=full.jitter))
+    crops = Crops(context.data, folder / "labels", train_transform(full.crop, full.long_side, jitter=full.jitter), STRIDE)
     fit(net, ids, crops, partial(psa_loss, radius=full.radius, inner=full.inner), folder, full.schedule, full.seed, context.device,
         net.groups(full.schedule.head_mult), desc="PSA")
     return net, full.model_dump(mode="json", exclude=WALK) | {"images": len(ids), "network": folder.name}
