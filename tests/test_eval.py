@@ -122,7 +122,7 @@ def test_bad_calls(folders, typed, words):
 def store(tmp_path_factory):
     "Two tiny runs, the first with refined masks of its own folder's form."
     from wsss_nb.experiment import run_recipe
-    from wsss_nb.recipe import make_recipe
+    from wsss_nb.presets import make_recipe
     folder = tmp_path_factory.mktemp('runs')
     short = {'training.steps': 4, 'augment.crop': 64, 'augment.long_side': [64, 72]}
     runs = [run_recipe(make_recipe('cam', 'cooccur?n=16&size=64', 'smoke', seed=s, overrides=short), folder, 'cpu', 0) for s in (0, 1)]

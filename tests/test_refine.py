@@ -19,7 +19,7 @@ from wsss_nb.cli import app
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.folder import write_folder
 from wsss_nb.masks import read_log, refine_folder, refine_run, refined
-from wsss_nb.recipe import make_recipe
+from wsss_nb.presets import make_recipe
 from wsss_nb.runs import RunStore
 
 DATA = "cooccur?n=60&size=48"

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from wsss_nb.cams import cam_path, load_cam
 from wsss_nb.data.catalog import open_data
 from wsss_nb.experiment import load_model, load_terms, run_recipe
-from wsss_nb.recipe import make_recipe, replace
+from wsss_nb.presets import make_recipe
+from wsss_nb.recipe import replace
 from wsss_nb.runs import RunStore
 from wsss_nb.train import train
 

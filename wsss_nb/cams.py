@@ -26,18 +26,21 @@ from .data.transforms import eval_transform, multi_scale, unflip
 from .models.cam import CamModel
 from .recipe import Inference
 
-# %% ../nbs/41_cams.ipynb #57405280
+# %% ../nbs/41_cams.ipynb #0103a0d8
 @torch.inference_mode()
 def infer_cams(
     model: CamModel,
     images: Tensor,                # in [0, 1], one size, [B, 3, H, W]
     inference: Inference = Inference(),
+    labels: Tensor | None = None,  # the classes asked for, [B, C]; None: not known
 ) -> tuple[Tensor, Tensor]:        # scores >= 0 at H/stride x W/stride [B, C, h, w]; logits [B, C]
     "Mean of the ReLU'd CAMs over scales and flips (IRN's CAM inference), not yet normalised, and the mean logits."
     size = [max(1, -(-n // inference.stride)) for n in images.shape[-2:]]
     total, logits = 0, 0
+    if labels is not None:
+        labels = labels.to(images.device).repeat(2 if inference.flip else 1, 1)
     for x in multi_scale(images, inference.scales, inference.flip):
-        out = model(x.contiguous(memory_format=torch.channels_last))
+        out = model.infer(x.contiguous(memory_format=torch.channels_last), labels)
         cam = F.interpolate(out.cam.float().relu(), size, mode="bilinear", align_corners=False)
         total = total + (unflip(cam) if inference.flip else cam)
         logits = logits + (unflip(out.logits.float()[..., None, None])[..., 0, 0] if inference.flip else out.logits.float())
@@ -108,7 +111,7 @@ def cam_path(folder: Path, split: str, id: str) -> Path:
     "Where a split's CAM of one image lies below a run."
     return Path(folder) / "cams" / split / f"{id}.npz"
 
-# %% ../nbs/41_cams.ipynb #da66e3a1
+# %% ../nbs/41_cams.ipynb #3ce83ebb
 def write_cams(
     model: CamModel,
     data: WsssData,
@@ -134,7 +137,7 @@ def write_cams(
         pending = None
         for batch in loader:
             with autocast:
-                scores, logits = infer_cams(model, batch["image"].to(device, non_blocking=True), inference)
+                scores, logits = infer_cams(model, batch["image"].to(device, non_blocking=True), inference, batch["labels"])
             if pending:
                 pending.result()  # at most one batch waits to be written; its errors surface here
             pending = writer.submit(_write, folder, split, batch, scores, logits)

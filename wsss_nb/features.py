@@ -6,7 +6,7 @@
 __all__ = ['Sampling', 'PixelFeatures', 'load_features', 'Reservoir', 'draw_keys', 'stratify', 'evaluating', 'find_head',
            'feature_map', 'on_grid', 'centres', 'plan_sampling', 'pixel_features', 'offer_image', 'collect']
 
-# %% ../nbs/44_features.ipynb #c6038a07
+# %% ../nbs/44_features.ipynb #581f6965
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +30,8 @@ from .core import UserError, atomic_path, derive_seed
 from .data.base import IGNORE, Split, WsssData, collate
 from .data.transforms import eval_transform
 from .models.cam import CamOutput, normalised_cam
-from .recipe import Count, Part, Share
+from .plugin import Part
+from .recipe import Count, Share
 
 # %% ../nbs/44_features.ipynb #3bf2a458
 class Sampling(Part):

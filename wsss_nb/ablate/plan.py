@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Job', 'grid', 'Planned', 'plan', 'missing', 'expected_seconds']
 
-# %% ../../nbs/63_ablate.plan.ipynb #ec1196c3
+# %% ../../nbs/63_ablate.plan.ipynb #3921ee2d
 import itertools
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,9 @@ from pydantic import Field
 from ..core import UserError, read_json
 from ..data.base import WsssData
 from ..data.catalog import open_data
-from ..recipe import Part, Recipe, make_recipe
+from ..plugin import Part
+from ..presets import make_recipe, parts_of
+from ..recipe import Recipe
 from ..runs import Run, RunStore
 
 # %% ../../nbs/63_ablate.plan.ipynb #f3e2e3d5
@@ -33,7 +35,7 @@ class Job(Part):
         "The recipe of the job; a wrong field is a `UserError` that names it."
         return make_recipe(self.method, self.data, self.preset, self.seed, self.overrides)
 
-# %% ../../nbs/63_ablate.plan.ipynb #4e691635
+# %% ../../nbs/63_ablate.plan.ipynb #f182e30f
 def grid(
     methods: Sequence[str],
     data: str = "cooccur",
@@ -56,7 +58,7 @@ def grid(
 
 
 def _concerns(field: str, method: str) -> bool:
-    return not field.startswith("terms.") or field.split(".")[1] in method.split("+")[1:]
+    return not field.startswith("terms.") or field.split(".")[1] in parts_of(method)[1:]
 
 # %% ../../nbs/63_ablate.plan.ipynb #757b99f7
 @dataclass(frozen=True)

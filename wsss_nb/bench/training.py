@@ -6,7 +6,7 @@
 __all__ = ['fake_image', 'loop_of_masks', 'sweep_row', 'make_step', 'step_row', 'layout_rows', 'cooccur_row', 'embedding_row',
            'rows']
 
-# %% ../../nbs/62f_bench.training.ipynb #8c5813d7
+# %% ../../nbs/62f_bench.training.ipynb #8069b1ce
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,8 +17,8 @@ from .base import interleaved, row
 from ..core import pick_device
 from ..data.cooccur import CooccurData
 from ..metrics import Sweep, predict_mask
-from ..recipe import make_recipe
-from ..train import build_objective, make_optimizer
+from ..presets import make_recipe
+from ..objective import build_objective, make_optimizers
 
 # %% ../../nbs/62f_bench.training.ipynb #94a075a7
 def fake_image(seed, size=(375, 500), C=20, P=2):
@@ -49,7 +49,7 @@ def sweep_row():
     return row('threshold sweep', '60 thresholds, 500 x 375, 2 classes', 'loop of confusion matrices',
                lambda: loop_of_masks(*image, thresholds, n), lambda: total.update(*image), 'matrices equal')
 
-# %% ../../nbs/62f_bench.training.ipynb #2e440077
+# %% ../../nbs/62f_bench.training.ipynb #30e652f7
 def make_step(
     method: str, backbone: str, crop: int, batch: int, classes: int, device: torch.device,
     bf16: bool | None = None,                               # autocast; None: as the loop does it, on a GPU only
@@ -60,7 +60,7 @@ def make_step(
         'model.backbone': backbone, 'model.weights': 'random', 'model.frozen_stages': 0} | (
         {'terms.fbr.warmup': 0.0} if 'fbr' in method else {}))
     objective = build_objective(recipe, classes).to(device, memory_format=layout).train()
-    optimizer = make_optimizer(objective, recipe.optim)
+    optimizers = [o for o, _ in make_optimizers(objective, recipe.optim)]
     g = torch.Generator().manual_seed(0)
     labels = torch.zeros(batch, classes).scatter_(1, torch.randint(classes, (batch, 2), generator=g), 1.0)
     data = dict(image=torch.rand(batch, 3, crop, crop, generator=g), labels=labels)
@@ -72,8 +72,9 @@ def make_step(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss, _ = objective(data)
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return loss.detach()
     return step
 

@@ -18,7 +18,8 @@ from pydantic import Field
 from ..core import UserError
 from .base import WsssData
 from .maps import add_maps, cache_folder, write_maps
-from ..recipe import NonNegative, Part, Positive
+from ..plugin import Part
+from ..recipe import NonNegative, Positive
 
 # %% ../../nbs/16a_data.superpixels.ipynb #c2b7ff7d
 class Superpixels(Part):

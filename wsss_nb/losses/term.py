@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['Term', 'no_loss']
 
-# %% ../../nbs/30_losses.term.ipynb #414060f4
+# %% ../../nbs/30_losses.term.ipynb #fdc9ba22
 import torch
 from torch import Tensor, nn
 
 from ..core import derive_seed
-from ..models.cam import CamOutput
+from ..models.cam import CamModel, CamOutput
+from ..recipe import Optim
 
-# %% ../../nbs/30_losses.term.ipynb #504b26e5
+# %% ../../nbs/30_losses.term.ipynb #143aa927
 class Term(nn.Module):
-    "A plug-in loss. Subclasses implement `forward`; `before_training` and `before_epoch` are optional hooks."
+    "A plug-in loss. Subclasses implement `forward`; `attach`, `before_training` and `before_epoch` are optional hooks."
     kind: str = ""
     lr_mult: float = 1.0
+    optim: Optim | None = None   # of its own parameters; None: the recipe's
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -36,6 +38,15 @@ class Term(nn.Module):
         if device not in self._generators:
             self._generators[device] = self._seeded(torch.Generator(device))
         return self._generators[device]
+
+    def attach(self, model: CamModel) -> None:
+        "Once, when model and terms are built, for training and for inference: keep the model at hand, or change it (and call this)."
+        self._model = (model,)   # in a tuple: the model is not a part of the term
+
+    @property
+    def model(self) -> CamModel:
+        "The model that the term is put on."
+        return self._model[0]
 
     def before_training(self, loop) -> None:
         "Once, before the first step of a run (also of a resumed one)."

@@ -6,7 +6,7 @@
 __all__ = ['Entry', 'ENTRIES', 'PAPERS', 'FIGURES', 'CRF', 'Row', 'is_factor', 'scaled', 'with_options', 'Table', 'FigureSpec',
            'runnable', 'register', 'load', 'kinds', 'lookup', 'listing', 'jobs_of', 'study']
 
-# %% ../../nbs/66_paper.registry.ipynb #53cf9e19
+# %% ../../nbs/66_paper.registry.ipynb #774bccb1
 import difflib
 import importlib
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ import pandas as pd
 
 from ..ablate.plan import Job, grid
 from ..core import UserError
-from ..recipe import make_recipe
+from ..presets import make_recipe, parts_of
 
-# %% ../../nbs/66_paper.registry.ipynb #93e24060
+# %% ../../nbs/66_paper.registry.ipynb #be9d9038
 @dataclass(frozen=True)
 class Row:
     "One line of a table: the paper's numbers, and what makes them here."
@@ -43,7 +43,7 @@ class Row:
         if not self.method or self.needs:
             raise UserError(f"{self.name!r} cannot run here: {'waits for ' + self.needs if self.needs else 'it is cited'}.")
         method = self.method.format(base=base)
-        terms = method.split("+")[1:]
+        terms = parts_of(method)[1:]
         fields = {f: v for f, v in (overrides or {}).items() if not f.startswith("terms.") or f.split(".")[1] in terms}
         for name, value in self.overrides.items():
             fields[name] = scaled(value, make_recipe(method, data, preset, seed, fields), name) if is_factor(value) else value
@@ -176,7 +176,7 @@ def _order(id: str) -> tuple:
     digits = "".join(c for c in name if c.isdigit())
     return papers.index(paper) if paper in papers else len(papers), paper, name[:1] != "t", int(digits or 0), name
 
-# %% ../../nbs/66_paper.registry.ipynb #30ac7ed3
+# %% ../../nbs/66_paper.registry.ipynb #49842ed7
 def jobs_of(
     entry: Entry,
     data: str = "cooccur",
@@ -190,7 +190,7 @@ def jobs_of(
         return {}
     seeds, base = range(seeds) if isinstance(seeds, int) else seeds, base or entry.on
     rows = [r for r in entry.rows if r.method and not r.needs]
-    terms = {t for r in rows for t in r.method.format(base=base).split("+")[1:]}
+    terms = {t for r in rows for t in parts_of(r.method.format(base=base))[1:]}
     for f in overrides or {}:
         if f.startswith("terms.") and f.split(".")[1] not in terms:
             raise UserError(f"{f} concerns no row of {entry.id}.", "Leave it out.")

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..cams import cam_path, load_cam
 from ..core import UserError
 from ..data.base import WsssData
-from ..recipe import load_plugin
+from ..plugin import load_plugin
 from .state import Context, Seed, StepConfig, seed_from_cam
 from ..runs import Run
 

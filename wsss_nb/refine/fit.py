@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['FitSchedule', 'Drawn', 'fit']
 
-# %% ../../nbs/48a_refine.fit.ipynb #e9db05b3
+# %% ../../nbs/48a_refine.fit.ipynb #2df0da89
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -20,28 +19,23 @@ from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_path, derive_seed
 from ..data.base import collate
-from ..recipe import Count, NonNegative, Optim, Part, Positive, Share
+from ..objective import make_optimizer, set_rate
+from ..recipe import Count, Length, NonNegative, Optim, Positive, Share
 from ..runs import Run
-from ..train import BatchStream, Log, catch_interrupt, load_checkpoint, lr_factor, save_checkpoint
+from ..train import BatchStream, Log, catch_interrupt, load_checkpoint, save_checkpoint
 
-# %% ../../nbs/48a_refine.fit.ipynb #06c046d2
-class FitSchedule(Part):
-    "Length and optimiser of a refinement network: SGD, poly. Exactly one of `steps` and `epochs`, the other null."
+# %% ../../nbs/48a_refine.fit.ipynb #4d779bae
+class FitSchedule(Length):
+    "Length and optimiser of a refinement network: SGD, poly."
     epochs: Count | None = 3
-    steps: Count | None = None
-    batch_size: Count = 16
     lr: Positive = 0.1
     head_mult: Positive = 10.0       # learning-rate factor of the new layers, where the step has them as a group
     momentum: Share = 0.9
     weight_decay: NonNegative = 1e-4
     power: Positive = 0.9
-    log_every: Count = 20            # steps between two lines of the log
 
-    @model_validator(mode="after")
-    def _one_length(self):
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give exactly one of steps and epochs (the other null)")
-        return self
+    def optim(self) -> Optim:
+        return Optim(lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, power=self.power)
 
     def total(self, samples: int) -> int:
         "Steps for so many samples; an epoch leaves out the last, incomplete batch."
@@ -92,23 +86,21 @@ def fit(
         raise UserError(f"{file} holds another network ({str(e).splitlines()[-1].strip():.100}).", f"Delete {folder}.") from None
     return net.eval()
 
-# %% ../../nbs/48a_refine.fit.ipynb #9ccd0188
+# %% ../../nbs/48a_refine.fit.ipynb #2d74302c
 def _train(net, drawn, loss, folder, schedule, seed, device, groups, workers, desc) -> None:
     "The steps from the checkpoint's to the last."
-    groups = [dict(params=[p for p in ps if p.requires_grad], mult=m, lr=m) for ps, m in groups or [(net.parameters(), 1.0)]]
-    optimizer = torch.optim.SGD([g for g in groups if g["params"]], schedule.lr, schedule.momentum, weight_decay=schedule.weight_decay)
+    optimizer = make_optimizer([(m, ps) for ps, m in groups or [(net.parameters(), 1.0)]], schedule.optim())
     total, n = schedule.total(len(drawn.ids)), len(drawn.ids)
     checkpoint, step = folder / "checkpoint.safetensors", 0
     if checkpoint.exists():
-        step, _ = load_checkpoint(checkpoint, net, optimizer)
+        step, _ = load_checkpoint(checkpoint, net, [optimizer])
     stream = BatchStream(n, schedule.batch_size, seed, total, step)
     batches = iter(DataLoader(drawn, batch_sampler=stream, collate_fn=collate, num_workers=workers, pin_memory=device.type == "cuda"))
     log, bar = Log(folder / "log.jsonl", schedule.log_every, step), tqdm(total=total, initial=step, desc=f"train {desc}", mininterval=1)
     net.train()
     with catch_interrupt() as asked, bar:
         while step < total:
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.lr * group["mult"] * lr_factor(step, total, Optim(power=schedule.power))
+            set_rate(optimizer, schedule.optim(), step, total)
             torch.manual_seed(derive_seed(seed, "step", step))
             parts = _step(net, optimizer, loss, next(batches), device)
             step, last = step + 1, step + 1 == total
@@ -116,7 +108,7 @@ def _train(net, drawn, loss, folder, schedule, seed, device, groups, workers, de
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             bar.update()
             if last or asked or step % stream.per_epoch == 0:
-                save_checkpoint(checkpoint, net, optimizer, step)
+                save_checkpoint(checkpoint, net, [optimizer], step)
             if asked and not last:
                 raise UserError(f"Stopped {desc} at step {step} of {total}; all of it is saved in {folder}.",
                                 "Run the same command again to go on.")

@@ -18,7 +18,7 @@ from numpy import ndarray
 from ..cams import CachedCam
 from ..core import UserError
 from ..data.base import WsssData
-from ..recipe import Plugin
+from ..plugin import Plugin
 from ..runs import Run
 
 # %% ../../nbs/45_refine.state.ipynb #5ccf9869

@@ -13,7 +13,8 @@ from numpy import ndarray
 from pydantic import Field
 
 from ..core import UserError
-from ..recipe import Count, NonNegative, Part, Positive
+from ..plugin import Part
+from ..recipe import Count, NonNegative, Positive
 
 # %% ../../nbs/46_refine.unary.ipynb #fa4a6639
 class CrfPreset(Part):
