@@ -57,6 +57,13 @@ def test_ablation_runs_what_is_missing_and_makes_a_table(tmp_path):
     assert sorted(p.suffix for p in (tmp_path / "out").iterdir()) == [".csv", ".html", ".md", ".tex"]
 
 
+def test_a_term_written_in_a_notebook_gets_its_row(tmp_path):
+    short = '{"training.steps": 6, "inference.limit": 4, "augment.crop": 64}'
+    nb = execute("your_method", tmp_path, overrides=short, weights=[0.5, 1.0])
+    tables = [o["data"]["text/html"] for o in outputs(nb) if "class=wsss" in str(o.get("data", {}).get("text/html", ""))]
+    assert len(tables) == 1 and "Missing" not in tables[0] and "cam+mirror, weight = 0.5" in tables[0]
+
+
 def test_cooccurrence_then_figures(tmp_path):
     "Without runs both train tiny ones and say so; the chart over p shows the runs of the first notebook."
     nb = execute("cooccurrence", tmp_path, dial=[0.5, 1.0])

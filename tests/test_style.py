@@ -8,9 +8,9 @@ from notebooks import ROOT
 
 LIB = ROOT/'wsss_nb'
 # A module may import from its own layer and from those above it in this list (product.md).
-LAYERS = [['core', 'recipe', 'runs'], ['data'], ['models'], ['losses'], ['train', 'cams', 'features'],
+LAYERS = [['core', 'plugin', 'recipe', 'presets', 'runs'], ['data'], ['models'], ['losses'], ['objective', 'train', 'cams', 'features'],
           ['metrics', 'leak', 'boundary', 'instance', 'scores', 'judge'], ['refine'], ['pixels', 'viz', 'charts', 'embedding'],
-          ['experiment', 'masks', 'compare', 'bench', 'explore', 'ablate', 'paper'], ['commands'], ['cli']]
+          ['teacher', 'experiment', 'masks', 'compare', 'bench', 'explore', 'ablate', 'paper'], ['commands'], ['cli']]
 LONGEST = 320
 MODULES = sorted(p for p in LIB.rglob('*.py') if not p.name.startswith('_'))
 

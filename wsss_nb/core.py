@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UserError', 'list_offenders', 'derive_seed', 'seed_everything', 'pick_device', 'describe_device', 'peak_memory_mib',
-           'atomic_path', 'write_json', 'read_json']
+           'reset_peak_memory', 'atomic_path', 'write_json', 'read_json']
 
 # %% ../nbs/00_core.ipynb #ffd60c21
 import hashlib
@@ -70,13 +70,23 @@ def describe_device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads)"
 
-# %% ../nbs/00_core.ipynb #b06a850f
+# %% ../nbs/00_core.ipynb #3d6ba8e9
 def peak_memory_mib(device: torch.device) -> float:
-    "Peak memory so far in MiB: the allocator's on an accelerator, the process's resident size on CPU."
+    "Peak memory in MiB since the start or `reset_peak_memory`: the allocator's on an accelerator, the process's resident size on CPU."
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    "Let the peak begin at what is in use now: what ran before in this process does not count (on CPU where Linux allows it)."
+    if device.type == "cuda":
+        return torch.cuda.reset_peak_memory_stats(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
 
 # %% ../nbs/00_core.ipynb #6271c2ee
 @contextmanager

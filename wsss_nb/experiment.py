@@ -6,7 +6,7 @@
 __all__ = ['sweep_cams', 'evaluate', 'has_truth', 'load_model', 'load_terms', 'run_recipe', 'train_and_finish', 'train_run',
            'with_inputs', 'finish_run', 'latest_run', 'one_per_class', 'cam_rows', 'show_cams']
 
-# %% ../nbs/60_experiment.ipynb #fe2ece5f
+# %% ../nbs/60_experiment.ipynb #bd75eebd
 import os
 import time
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from .cams import cam_path, chosen_ids, load_cam, write_cams
-from .core import UserError, describe_device, peak_memory_mib, pick_device, read_json, write_json
+from .core import UserError, describe_device, peak_memory_mib, pick_device, read_json, reset_peak_memory, write_json
 from .data.base import WsssData
 from .data.catalog import open_data
 from .data.check import verify
@@ -30,6 +30,7 @@ from .models.cam import CamModel
 from .objective import build_objective
 from .recipe import Recipe, start_recipe
 from .runs import Run, RunStore, hold, training_key
+from .teacher import pseudo_labels
 from .train import default_workers, train
 from .viz import CamRow, cam_grid
 
@@ -130,7 +131,7 @@ def run_recipe(
     with run.locked(wait=alone):
         return run if run.done else train_and_finish(run, store, data, first, device, workers, on_log)
 
-# %% ../nbs/60_experiment.ipynb #e8c679c0
+# %% ../nbs/60_experiment.ipynb #95011dad
 def train_and_finish(
     run: Run, store: RunStore, data: WsssData, first: Run | None, device: str, workers: int | None, on_log,
 ) -> Run:
@@ -147,18 +148,21 @@ def train_and_finish(
 
 def train_run(run: Run, key: str, data: WsssData, first: Run | None, device: str, workers: int | None, on_log) -> None:
     "Train a run, from the weights or on the labels of the `first` one where its recipe has a start; write what the training took."
-    recipe = run.recipe
-    teaches = first is not None and first.recipe.model.kind != recipe.model.kind
-    data = with_inputs(recipe, data, first if teaches else None)
-    loop = train(recipe, data, run, device, workers, on_log, None if teaches else first)
+    recipe, teacher = run.recipe, first
+    while teacher and teacher.recipe.model.kind == recipe.model.kind:   # AMN + FPR: starts from AMN, whose teacher is a CAM
+        start = read_json(teacher.path / "training.json")["start"]
+        teacher = Run(run.path.parent / start) if start else None
+    data = with_inputs(recipe, data, teacher, device)
+    reset_peak_memory(pick_device(device))
+    loop = train(recipe, data, run, device, workers, on_log, None if first is teacher else first)
     if loop.accelerator.is_main_process:
         write_json(run.path / "training.json", dict(
             key=key, start=first and first.key, inputs=list(recipe.inputs()), notes=data.notes,
             seconds=sum(r["seconds_per_step"] * n for r, n in _spans(run.log())), steps=loop.total, precision=loop.precision,
             device=describe_device(loop.device), processes=loop.accelerator.num_processes, peak_memory_mib=peak_memory_mib(loop.device)))
 
-# %% ../nbs/60_experiment.ipynb #c730400b
-def with_inputs(recipe: Recipe, data: WsssData, teacher: Run | None = None) -> WsssData:
+# %% ../nbs/60_experiment.ipynb #0a26b722
+def with_inputs(recipe: Recipe, data: WsssData, teacher: Run | None = None, device: str = "auto") -> WsssData:
     "The data with the maps that the training needs: its own, else made and kept (superpixels, saliency), or a teacher's labels."
     split = recipe.splits.train
     for name in recipe.inputs():
@@ -168,8 +172,7 @@ def with_inputs(recipe: Recipe, data: WsssData, teacher: Run | None = None) -> W
             case "saliency":
                 data = with_saliency(data, split)
             case "pseudo":
-                from wsss_nb.teacher import pseudo_labels
-                data = pseudo_labels(teacher, data, split)
+                data = pseudo_labels(teacher, data, split, device)
             case _:
                 raise UserError(f"{recipe.method} needs the map {name!r}, which nothing here makes.", "Correct `inputs` of its settings.")
     return data
@@ -198,10 +201,10 @@ def finish_run(run: Run, data: WsssData, device: str = "auto", workers: int | No
         leftover.unlink(missing_ok=True)
     return run
 
-# %% ../nbs/60_experiment.ipynb #dec8dad7
+# %% ../nbs/60_experiment.ipynb #845e9a2b
 def latest_run(store: RunStore, term: str | None = None) -> Run | None:
     "The finished run whose result is newest, of those with a term if one is named; None when there is none."
-    runs = [r for r in store if r.done and (term is None or term in r.recipe.terms)]
+    runs = [r for r in store if r.done and (term is None or term in read_json(r.path / "recipe.json")["terms"])]
     return max(runs, key=lambda r: (r.path / "result.json").stat().st_mtime, default=None)
 
 

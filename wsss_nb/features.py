@@ -6,7 +6,7 @@
 __all__ = ['Sampling', 'PixelFeatures', 'load_features', 'Reservoir', 'draw_keys', 'stratify', 'evaluating', 'find_head',
            'feature_map', 'on_grid', 'centres', 'plan_sampling', 'pixel_features', 'offer_image', 'collect']
 
-# %% ../nbs/44_features.ipynb #581f6965
+# %% ../nbs/44_features.ipynb #f214d6f1
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .cams import same_size_batches
 from .core import UserError, atomic_path, derive_seed
-from .data.base import IGNORE, Split, WsssData, collate
+from .data.base import IGNORE, Split, WsssData, collate, same_size_batches
 from .data.transforms import eval_transform
 from .models.cam import CamOutput, normalised_cam
 from .plugin import Part

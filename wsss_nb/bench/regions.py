@@ -7,7 +7,7 @@ __all__ = ['DILATIONS', 'PEAK', 'neighbours', 'pamr_by_convolution', 'extra_memo
            'blocks', 'dense_means', 'normalised', 'dense_alignment', 'alignment', 'alignment_row', 'loop_pool',
            'pooling_row', 'plain_merge', 'merging_row', 'rows']
 
-# %% ../../nbs/62b_bench.regions.ipynb #d5cd9141
+# %% ../../nbs/62b_bench.regions.ipynb #2aaa964f
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -23,7 +23,8 @@ from torch import Tensor
 from .base import interleaved, row
 from ..data.cooccur import CooccurData
 from ..data.superpixels import COLOURS, RESPONSES, Superpixels, _histograms, _merge, _shapes, bins, segments
-from ..losses.regions import pool_regions, spread_regions
+from ..losses import ssc
+from ..losses.regions import pool_regions
 from ..refine.pamr import PAMR
 
 # %% ../../nbs/62b_bench.regions.ipynb #37807062
@@ -93,7 +94,7 @@ def repeated_row(name: str, shape: str, peer_name: str, peer: Callable, ours: Ca
     a, b = interleaved(peer, several, n=n)
     return dict(work=name, shape=shape, peer=peer_name, peer_ms=1e3 * a, ours_ms=1e3 * b / k, ratio=k * a / b, agree=agree)
 
-# %% ../../nbs/62b_bench.regions.ipynb #fd02db1c
+# %% ../../nbs/62b_bench.regions.ipynb #2e6d0b5b
 def blocks(n: int, H: int, W: int, regions: int) -> Tensor:   # [n, H, W]
     "Regions with ragged outlines: pixels go to the nearest of random points."
     g = torch.Generator().manual_seed(0)
@@ -118,10 +119,9 @@ def dense_alignment(maps: Tensor, labels: Tensor, regions: int) -> Tensor:
 
 
 def alignment(maps: Tensor, labels: Tensor, regions: int) -> Tensor:
-    "The same: the largest pixel of a map of means is the largest mean, so the means are normalised before they are spread."
-    means = pool_regions(maps, labels, regions)[0].relu()
-    target = spread_regions(means / (means.amax(1, keepdim=True) + 1e-5), labels)
-    return F.mse_loss(normalised(maps).contiguous(memory_format=torch.channels_last), target)   # both in the target's layout
+    "The same with the term's own steps; it reads maps channels last, and normalises the means before they are spread."
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    return F.mse_loss(ssc.normalised(maps, labels >= 0), ssc.regional_cam(maps, labels, regions))
 
 
 def alignment_row(n: int = 2, classes: int = 20, regions: int = 64, side: int = 256, repeats: int = 3) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def write_maps(
             raise
     return len(todo)
 
-# %% ../../nbs/16_data.maps.ipynb #3230edc7
+# %% ../../nbs/16_data.maps.ipynb #f53dd091
 class MapFolder(Mapping[str, Tensor]):
     "The maps in a folder by id, read when asked for."
     def __init__(self, folder: Path, field: str):
@@ -90,13 +90,13 @@ class MapFolder(Mapping[str, Tensor]):
 
 def add_maps(
     data: WsssData,
-    field: str,           # 'superpixels' (16-bit labels) or 'saliency' (grey values): how it is read
+    field: str,           # 'superpixels' (16-bit labels), 'saliency' (grey values) or 'pseudo' (labels as in a mask): how it is read
     folder: str | Path,   # ID.png of every image
 ) -> WsssData:            # the same data set with this field; `data` itself stays as it is
     "Give a data set a field that is read from a folder of PNGs; it takes the place of one of the same name."
     maps = MapFolder(Path(folder).expanduser(), field)
-    if field not in ("superpixels", "saliency"):
-        raise UserError(f"A field {field!r} cannot be added.", "Add superpixels or saliency.")
+    if field not in ("superpixels", "saliency", "pseudo"):
+        raise UserError(f"A field {field!r} cannot be added.", "Add superpixels, saliency or pseudo.")
     if not any(i in maps for ids in data.splits.values() for i in ids):
         raise UserError(f"No {field} of {data.name} in {folder}.", "The maps are named after the images: ID.png.")
     new = copy.copy(data)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAIR', 'FBR_ROW', 'PICKED', 'own_command', 'origin', 'waits_for', 'drawing', 'write_figure', 'render_figure']
 
-# %% ../../nbs/69_paper.figures.ipynb #80370cfd
+# %% ../../nbs/69_paper.figures.ipynb #49ffb55b
 import importlib
 import json
 import shlex
@@ -21,20 +21,24 @@ from .boundary import draw_bands
 from .cams import draw_contexts, draw_failures, draw_grid, draw_teaser
 from .clusters import draw_clusters
 from .cooccurrence import LEAK_ROWS, SWEEP_ROWS, draw_leak, draw_sweep
+from .fpr_figures import FPR_FIGURES
 from .measure import Measurement
 from .registry import FigureSpec, Row, Table, lookup, register, runnable
 from .spaces import FB_ROWS, SPACES
+from .ssc_figures import SSC_FIGURES
 from .table import to_refine, to_run
 from ..runs import RunStore
 from ..viz import save_figure
 
-# %% ../../nbs/69_paper.figures.ipynb #d8a5542c
+# %% ../../nbs/69_paper.figures.ipynb #00610aa0
 PAIR = (Row('baseline', '{base}'), Row('+ FBR', '{base}+fbr'))
 FBR_ROW = (Row('FBR', '{base}+fbr'),)
 PICKED = 'Images are picked by rank, not by hand; the figure states the rule.'
 
 register(
     *SPACES,
+    *FPR_FIGURES,
+    *SSC_FIGURES,
     FigureSpec('fbr.f1', 'Two faults of CAMs, before and after FBR', 'FBR, Fig. 1', PAIR, draw_teaser, note=PICKED),
     FigureSpec('fbr.f4', 'CAMs of every class, before and after FBR', 'FBR, Fig. 4', PAIR, draw_grid, note=PICKED),
     FigureSpec('fbr.f9', 'FB contrast on the contexts that leak most', 'FBR, Fig. 9', FB_ROWS, draw_contexts, note=PICKED),

@@ -37,17 +37,17 @@ def difference(
     half = stdtrit(len(d) - 1, (1 + level) / 2) * d.std(ddof=1) / np.sqrt(len(d))
     return d.mean(), d.mean() - half, d.mean() + half, len(d)
 
-# %% ../../nbs/67_paper.measure.ipynb #41403844
+# %% ../../nbs/67_paper.measure.ipynb #33756599
 EXTRA = {"precision": "precision", "recall": "recall", "leak": "leak"}   # measured beside what the paper prints
-LOWER = ("leak", "fdr", "seconds")                                       # of these less is better
-PLAIN = ("seconds",)                                                     # these are no shares
+LOWER = ("leak", "fdr", "seconds", "peak_memory_mib")                    # of these less is better
+PLAIN = {"seconds": 1, "peak_memory_mib": 1 / 1024}                      # these are no shares; memory is shown in GiB
 
 
 def dig(metrics: Mapping[str, Any], path: str) -> float:
-    "A metric by its path, `per_class.iou.boat`, in percent (seconds as they are); NaN where there is none."
+    "A metric by its path, `per_class.iou.boat`, in percent (what is no share in its unit); NaN where there is none."
     for name in path.split("."):
         metrics = metrics.get(name) if isinstance(metrics, Mapping) else None
-    return np.nan if metrics is None else float(metrics) * (1 if name in PLAIN else 100)
+    return np.nan if metrics is None else float(metrics) * PLAIN.get(name, 100)
 
 
 def last(path: str) -> str:
@@ -74,7 +74,7 @@ def look_up(run: Run, chain: str) -> dict[str, Any]:
     from wsss_nb.masks import masks_of
     return masks_of(run, chain)
 
-# %% ../../nbs/67_paper.measure.ipynb #664ed9c6
+# %% ../../nbs/67_paper.measure.ipynb #8e739809
 class Measurement:
     "A table (or figure) with the runs behind its rows, as far as they are finished."
     kind = ""   # 'table': only tables are looked up
@@ -146,8 +146,8 @@ class Measurement:
 
     @cached_property
     def results(self) -> dict[str, dict[int, tuple[str, dict]]]:
-        "Row -> seed -> key and metrics of the finished runs."
-        read = cache(lambda run: run.result["metrics"])
+        "Row -> seed -> key and metrics of the finished runs, and what their training took."
+        read = cache(lambda run: run.result["metrics"] | {k: v for k, v in run.result.items() if k == "training"})
         return {name: {p.job.seed: (p.run.key, read(p.run)) for p in ps if p.run.done} for name, ps in self.planned.items()}
 
     def values(self, row: Row, path: str) -> dict[int, float]:
@@ -161,8 +161,8 @@ class Measurement:
     def columns(self) -> dict[str, str]:
         "Printed columns, then what is measured beside them; leak only where the data has contexts."
         known = [m for seeds in self.results.values() for _, m in seeds.values()]
-        if all(p.startswith("refined:") for p in self.entry.columns.values()):
-            return self.entry.columns   # those of the seeds would be the same in all rows
+        if all(p.startswith("refined:") or last(p) in PLAIN for p in self.entry.columns.values()):
+            return self.entry.columns   # those of the seeds would be the same in all rows, or are not the question
         return self.entry.columns | {n: p for n, p in EXTRA.items() if any(dig(m, p) == dig(m, p) for m in known)}
 
 # %% ../../nbs/67_paper.measure.ipynb #e5601f11

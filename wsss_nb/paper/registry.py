@@ -19,7 +19,7 @@ from ..ablate.plan import Job, grid
 from ..core import UserError
 from ..presets import make_recipe, parts_of
 
-# %% ../../nbs/66_paper.registry.ipynb #be9d9038
+# %% ../../nbs/66_paper.registry.ipynb #5a815152
 @dataclass(frozen=True)
 class Row:
     "One line of a table: the paper's numbers, and what makes them here."
@@ -39,13 +39,15 @@ class Row:
         return ", ".join([self.label, *self.about.values()])
 
     def job(self, base: str, data: str, preset: str, seed: int, overrides: dict[str, Any] | None = None) -> Job:
-        "The run behind the row. `overrides` are the user's: they come first, and those of other methods' terms are left out."
+        "The run behind the row. `overrides` are the user's and come first. Fields of terms that the method has not are left out of both."
         if not self.method or self.needs:
             raise UserError(f"{self.name!r} cannot run here: {'waits for ' + self.needs if self.needs else 'it is cited'}.")
         method = self.method.format(base=base)
         terms = parts_of(method)[1:]
-        fields = {f: v for f, v in (overrides or {}).items() if not f.startswith("terms.") or f.split(".")[1] in terms}
-        for name, value in self.overrides.items():
+        def mine(values: dict[str, Any]) -> dict[str, Any]:
+            return {f: v for f, v in values.items() if not f.startswith("terms.") or f.split(".")[1] in terms}
+        fields = mine(overrides or {})
+        for name, value in mine(self.overrides).items():
             fields[name] = scaled(value, make_recipe(method, data, preset, seed, fields), name) if is_factor(value) else value
         return Job(method=method, data=with_options(data, self.data), preset=preset, seed=seed, overrides=fields)
 
@@ -113,10 +115,10 @@ class FigureSpec:
     options: dict[str, Any] = field(default_factory=dict)
     kind: str = field(default="figure", init=False)
 
-# %% ../../nbs/66_paper.registry.ipynb #17fa2a38
+# %% ../../nbs/66_paper.registry.ipynb #e50648b7
 Entry = Table | FigureSpec
 ENTRIES: dict[str, Entry] = {}
-PAPERS = ("wsss_nb.paper.fbr", "wsss_nb.paper.others")
+PAPERS = ("wsss_nb.paper.others", "wsss_nb.paper.fbr", "wsss_nb.paper.fpr", "wsss_nb.paper.ssc")   # those that wait come first
 FIGURES = "wsss_nb.paper.figures"
 CRF = "background?power=run,crf?preset=psa&relative=true"   # the columns '+CRF': the papers' on images of VOC's size
 
@@ -129,7 +131,7 @@ def runnable(entry: Entry) -> bool:
 def register(*entries: Entry) -> None:
     "Add tables and figures; an id is taken once, except by an entry that only waits for something."
     for e in entries:
-        if e.id in ENTRIES and ENTRIES[e.id] != e and not ENTRIES[e.id].needs:
+        if e.id in ENTRIES and ENTRIES[e.id] != e and not (e.needs or ENTRIES[e.id].needs):
             raise ValueError(f"two entries {e.id}")
         names = [r.name for r in e.rows]
         if len(set(names)) < len(names):

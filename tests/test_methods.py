@@ -1,0 +1,78 @@
+"Every recipe behind a table or a figure trains a step, and parses under every preset."
+from functools import cache
+from itertools import chain
+
+import pytest
+import torch
+from PIL import Image
+
+from wsss_nb.data.base import Split, collate
+from wsss_nb.data.catalog import open_data
+from wsss_nb.data.maps import add_maps
+from wsss_nb.data.transforms import train_transform
+from wsss_nb.experiment import with_inputs
+from wsss_nb.objective import build_objective, make_optimizers
+from wsss_nb.paper.registry import jobs_of, load, runnable
+from wsss_nb.presets import PRESETS, make_recipe
+from wsss_nb.recipe import identity
+
+DATA = "cooccur?n=16&size=64"
+
+
+def all_jobs(preset):
+    "One job of every training that some table or figure asks for."
+    entries = [e for e in load().values() if runnable(e)]
+    jobs = [j for e in entries for j in chain(*jobs_of(e, DATA, preset).values())]
+    return list({identity(j.recipe()): j for j in jobs}.values())
+
+
+def name(job):
+    return job.method + "".join(f",{k.split('.')[-1]}={v}" for k, v in job.overrides.items())
+
+
+@cache
+def batch_of(inputs, folder):
+    "Four augmented images with the maps that a method needs; the ground truth stands in for a teacher's labels."
+    data = open_data(DATA)
+    for id in data.ids("train"):
+        Image.fromarray(data.load(id, ["mask"])["mask"].numpy()).save(folder / f"{id}.png")
+    data = add_maps(data, "pseudo", folder)
+    recipe = make_recipe("cam", DATA, "smoke")
+    for field in inputs:
+        if field != "pseudo":
+            data = with_inputs(_Wants(recipe, (field,)), data)
+    split = Split(data, "train", ("image", *inputs), train_transform(64, (64, 80)))
+    return collate([split[0, i] for i in range(4)])
+
+
+class _Wants:
+    def __init__(self, recipe, fields):
+        self.splits, self.method, self.inputs = recipe.splits, recipe.method, lambda: fields
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pseudo")
+
+
+@pytest.mark.parametrize("job", all_jobs("smoke"), ids=name)
+def test_trains_a_step(job, folder):
+    recipe = job.recipe()
+    objective = build_objective(recipe, 8).train()
+    batch = batch_of(recipe.inputs(), folder)
+    for term in objective.terms.values():
+        term.start(90, 100)  # late enough for every warm-up
+    before = [p.detach().clone() for p in objective.model.parameters()]
+    loss, parts = objective(batch)
+    loss.backward()
+    assert torch.isfinite(loss) and all(torch.isfinite(v).all() for v in parts.values())
+    for optimizer, _ in make_optimizers(objective, recipe.optim):
+        optimizer.step()
+    after = list(objective.model.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(torch.isfinite(p).all() for p in objective.parameters())
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_recipe_parses_under_every_preset(preset):
+    assert len(all_jobs(preset)) > 40
