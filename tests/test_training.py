@@ -60,8 +60,14 @@ def launch(recipe_file, folder, *before):
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path):
-    recipe = short("cam+fbr", **{"training.steps": 40, "training.log_every": 1, "terms.fbr.warmup": 0.1})
+# slow rates, so that the tiny classifier still sees every class: FPR's pools are then full
+TUNING = {"start.training.steps": 8, "start.optim.lr": 1e-6, "optim.lr": 1e-4}
+TERMS = {"cam+fbr": {"terms.fbr.warmup": 0.1}, "cam+fpr": TUNING, "cam+ssc": {}}
+
+
+@pytest.mark.parametrize("method", TERMS)
+def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path, method):
+    recipe = short(method, **{"training.steps": 40, "training.log_every": 1}, **TERMS[method])
     file = tmp_path / "recipe.json"
     file.write_text(recipe.model_dump_json())
     whole = run_recipe(recipe, tmp_path / "whole", device="cpu", workers=0)
@@ -69,7 +75,7 @@ def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path):
     for kill_at in (per_epoch + 2, 4 * per_epoch + 3):  # both between two checkpoints
         process = launch(file, tmp_path / "killed")
         log = tmp_path / "killed" / whole.key / "log.jsonl"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline and process.poll() is None:
             if log.exists() and len(log.read_text().splitlines()) >= kill_at:
                 break
@@ -85,10 +91,13 @@ def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path):
         assert all(torch.equal(a[k], b[k]) for k in a), part
     assert json.dumps(resumed.result["metrics"]) == json.dumps(whole.result["metrics"])  # as text: NaN equals NaN
     assert [r["step"] for r in resumed.log()] == list(range(1, 41))
+    if method == "cam+fpr":
+        assert (b["fpr.pools.image"] >= 0).any() and max(r["fpr.rc"] for r in resumed.log()) > 0
 
 
-def test_two_processes_train_as_one(tmp_path):
-    recipe = short("cam+fbr", **{"terms.fbr.warmup": 0.25})
+@pytest.mark.parametrize("method", ["cam+fbr", "cam+fpr"])
+def test_two_processes_train_as_one(tmp_path, method):
+    recipe = short(method, **({"terms.fbr.warmup": 0.25} if method == "cam+fbr" else TUNING))
     file = tmp_path / "recipe.json"
     file.write_text(recipe.model_dump_json())
     with socket.socket() as s:
@@ -106,9 +115,12 @@ def test_two_processes_train_as_one(tmp_path):
     for p in processes:
         _, err = p.communicate(timeout=300)
         assert p.returncode == 0, err[-3000:]
-    run = next(iter(RunStore(tmp_path / "runs")))
+    run, = (r for r in RunStore(tmp_path / "runs") if r.recipe.method == method)
     assert run.result["training"]["processes"] == 2
     terms = load_file(run.path / "terms.safetensors")
+    if method == "cam+fpr":  # the run it starts from was made by both, too
+        assert (terms["fpr.pools.image"] >= 0).any() and len(list(RunStore(tmp_path / "runs"))) == 2
+        return
     assert 4 * 8 < terms["fbr.bank.pushed"] <= 6 * 4 * 8  # NROIs of both processes' images
     assert run.result["metrics"]["miou"] > 0
 
@@ -139,3 +151,16 @@ def test_threshold_choices(tmp_path, threshold):
     assert m["threshold_from"] == threshold
     best = max(m["sweep"]["miou"])
     assert m["miou"] == pytest.approx(best) if threshold == "train-gt" else m["threshold"] == pytest.approx(0.3)
+
+
+def test_a_chain_of_runs(tmp_path):
+    "AMN learns from a CAM's labels, FPR fine-tunes that AMN; AdvCAM shares the CAM's training; nothing is trained twice."
+    few = {"training.steps": 2, "augment.crop": 64, "inference.limit": 2}
+    tuned = replace(make_recipe("amn+fpr", DATA, "smoke", overrides=few), {"start.training.steps": 3, "start.start.training.steps": 4})
+    last = run_recipe(tuned, tmp_path, "cpu", 0)
+    store = RunStore(tmp_path)
+    runs = {r.recipe.method: r for r in store}
+    assert {m: r.recipe.training.steps for m, r in runs.items()} == {"cam": 4, "amn": 3, "amn+fpr": 2}
+    assert (runs["cam"].path / "pseudo").is_dir() and last.result["training"]["start"] == runs["amn"].key
+    climbed = run_recipe(make_recipe("advcam", DATA, "smoke", overrides=few | {"training.steps": 4}), tmp_path, "cpu", 0)
+    assert climbed.result["training"] == runs["cam"].result["training"] and climbed.key != runs["cam"].key
