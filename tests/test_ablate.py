@@ -144,15 +144,16 @@ def test_many_kernels_at_once(tmp_path, request):
     assert squares == [str(i ** 2) for i in range(n)]
 
 
-def test_a_failing_run_is_a_row(tmp_path):
-    "The others are finished; the outcome names error, cell and executed notebook."
+def test_a_failing_run_is_a_row(tmp_path, monkeypatch):
+    "The others are finished; the outcome names error, cell and executed notebook. A relative path is one from here."
     drawn = open_data("cooccur?n=24&size=64")
     samples = {s: [drawn.load(i, ["image", "mask"]) for i in drawn.ids(s)] for s in ("train", "val")}
     folder = write_folder(tmp_path / "data", samples, drawn.classes)
     picture = next((folder / "JPEGImages").iterdir())
     picture.write_bytes(picture.read_bytes()[:-300])   # truncated: found when it is decoded
-    bad, good = run_jobs([Job(**TINY | {"data": f"folder:{folder}"}), Job(**TINY)], tmp_path / "runs", 2, device="cpu", progress=False)
-    assert (good.status, bad.status) == ("done", "failed") and "UserError" in bad.error
+    monkeypatch.chdir(tmp_path)
+    bad, good = run_jobs([Job(**TINY | {"data": "folder:data"}), Job(**TINY)], tmp_path / "runs", 2, device="cpu", progress=False)
+    assert (good.status, bad.status) == ("done", "failed") and picture.name in bad.error
     cell = nbformat.read(bad.notebook, 4).cells[bad.cell]
     assert any(o.output_type == "error" for o in cell.outputs)
 

@@ -131,7 +131,7 @@ def run_recipe(
     with run.locked(wait=alone):
         return run if run.done else train_and_finish(run, store, data, first, device, workers, on_log)
 
-# %% ../nbs/60_experiment.ipynb #95011dad
+# %% ../nbs/60_experiment.ipynb #a77cb08a
 def train_and_finish(
     run: Run, store: RunStore, data: WsssData, first: Run | None, device: str, workers: int | None, on_log,
 ) -> Run:
@@ -148,10 +148,10 @@ def train_and_finish(
 
 def train_run(run: Run, key: str, data: WsssData, first: Run | None, device: str, workers: int | None, on_log) -> None:
     "Train a run, from the weights or on the labels of the `first` one where its recipe has a start; write what the training took."
-    recipe, teacher = run.recipe, first
+    recipe = run.recipe
+    teacher = first if recipe.model.teacher() else None
     while teacher and teacher.recipe.model.kind == recipe.model.kind:   # AMN + FPR: starts from AMN, whose teacher is a CAM
-        start = read_json(teacher.path / "training.json")["start"]
-        teacher = Run(run.path.parent / start) if start else None
+        teacher = Run(run.path.parent / read_json(teacher.path / "training.json")["start"])
     data = with_inputs(recipe, data, teacher, device)
     reset_peak_memory(pick_device(device))
     loop = train(recipe, data, run, device, workers, on_log, None if first is teacher else first)

@@ -13,7 +13,7 @@ from .core import UserError
 from .plugin import Plugin, find_plugin, load_plugin
 from .recipe import ModelConfig, Recipe, TermConfig, parse_recipe, replace
 
-# %% ../nbs/03_presets.ipynb #f5c23f33
+# %% ../nbs/03_presets.ipynb #10b1476c
 LITE0 = dict(backbone="tf_efficientnet_lite0", frozen_stages=1)
 ADAM = dict(name="adam", lr=5e-5, head_mult=20, weight_decay=1e-4)
 DEIT = dict(values=dict(backbone="deit_small_patch16_224.fb_in1k"),
@@ -24,8 +24,8 @@ def lite0_methods(tune: int, climb: int, view: int) -> dict[str, dict[str, Any]]
     "Values for EfficientNet-Lite0, and what else they change; steps of FPR's fine-tuning and AdvCAM's climb, side of PPC's second view."
     return dict(
         fbr=dict(values=dict(lambda_seg=0.1, bg_score=0.5, beta=0.75, bank=2_000)),
-        fpr=dict(values=dict(temperature=None, lambda_pr=0.01), optim=dict(lr=0.005), training=dict(steps=tune)),
-        ssc=dict(values=dict(loss_network="tf_efficientnet_lite0", width=64, erode=3)),
+        fpr=dict(values=dict(temperature=None), optim=dict(lr=0.005), training=dict(steps=tune)),
+        ssc=dict(values=dict(loss_network="tf_efficientnet_lite0", width=64, erode=3, lambda_a=0.1)),
         ppc=dict(values=dict(bg_score=0.5, view=view)),
         seam=dict(values=dict(scale=0.5)),
         advcam=dict(values=dict(steps=climb)),

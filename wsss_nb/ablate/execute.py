@@ -99,7 +99,7 @@ def interrupt_running() -> int:
         kernel.provisioner and os.kill(kernel.provisioner.pid, 2)
     return len(RUNNING)
 
-# %% ../../nbs/64_ablate.execute.ipynb #866d5188
+# %% ../../nbs/64_ablate.execute.ipynb #bc4931ba
 @dataclass
 class Outcome:
     "What became of a run."
@@ -121,14 +121,14 @@ def execute(
     notebook: Path, parameters: dict[str, Any], out: Path, threads: int = 1,
     attempts: int = 2,             # how often a kernel may fail to start or die
 ) -> dict[str, Any]:               # status, error and cell, as in Outcome
-    "Execute a notebook with papermill; `out` holds what was executed, whether or not it ended well."
+    "Execute a notebook with papermill, in this folder; `out` holds what was executed, whether or not it ended well."
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.partial.ipynb")
     manager = type("Kernel", (PrivateKernel,), {"threads": threads})
     try:
         for _ in range(attempts):
             try:
-                papermill.execute_notebook(str(notebook), str(partial), parameters, cwd=str(notebook.parent), progress_bar=False,
+                papermill.execute_notebook(str(notebook), str(partial), parameters, cwd=str(Path.cwd()), progress_bar=False,
                                            kernel_name="python3", language="python", kernel_manager_class=manager)
                 return {"status": "done"}
             except PapermillExecutionError as e:
