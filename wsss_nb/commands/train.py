@@ -15,7 +15,7 @@ import typer
 
 from .base import Data, Device, Figures, Key, Method, Preset, Runs, Seed, Set, SkipBad, SplitName, Workers, parse_sets
 
-# %% ../../nbs/70c_commands.train.ipynb #85d70b01
+# %% ../../nbs/70c_commands.train.ipynb #94cdab95
 def read_recipe(
     file: Path | None,           # recipe.json, or None: made from the options
     method: str, data: str, preset: str, seed: int,
@@ -23,7 +23,8 @@ def read_recipe(
 ):
     "The recipe that the options ask for."
     from wsss_nb.core import UserError, read_json
-    from wsss_nb.recipe import make_recipe, parse_recipe, replace
+    from wsss_nb.presets import make_recipe
+    from wsss_nb.recipe import parse_recipe, replace
     overrides = parse_sets(sets)
     if file is None:
         return make_recipe(method, data, preset, seed, overrides)
