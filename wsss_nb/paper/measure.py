@@ -74,7 +74,7 @@ def look_up(run: Run, chain: str) -> dict[str, Any]:
     from wsss_nb.masks import masks_of
     return masks_of(run, chain)
 
-# %% ../../nbs/67_paper.measure.ipynb #8e739809
+# %% ../../nbs/67_paper.measure.ipynb #f3c3487a
 class Measurement:
     "A table (or figure) with the runs behind its rows, as far as they are finished."
     kind = ""   # 'table': only tables are looked up
@@ -163,7 +163,8 @@ class Measurement:
         known = [m for seeds in self.results.values() for _, m in seeds.values()]
         if all(p.startswith("refined:") or last(p) in PLAIN for p in self.entry.columns.values()):
             return self.entry.columns   # those of the seeds would be the same in all rows, or are not the question
-        return self.entry.columns | {n: p for n, p in EXTRA.items() if any(dig(m, p) == dig(m, p) for m in known)}
+        more = {n: p for n, p in EXTRA.items() if p not in self.entry.columns.values()}
+        return self.entry.columns | {n: p for n, p in more.items() if any(dig(m, p) == dig(m, p) for m in known)}
 
 # %% ../../nbs/67_paper.measure.ipynb #e5601f11
 def frame(m: Measurement) -> pd.DataFrame:

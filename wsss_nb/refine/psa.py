@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STRIDE', 'PRESETS', 'WALK', 'psa_labels', 'calibrated', 'grid_size', 'AffinityNet', 'affinity_loss', 'psa_loss',
-           'PsaStep', 'trunk', 'network_name', 'train_psa', 'PsaWalk']
+           'PsaStep', 'network_name', 'train_psa', 'PsaWalk']
 
-# %% ../../nbs/48b_refine.psa.ipynb #e7908d9e
+# %% ../../nbs/48b_refine.psa.ipynb #8115ebb6
 import hashlib
 import json
 from collections.abc import Callable
@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from numpy import ndarray
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..cams import background_score
@@ -30,7 +29,7 @@ from ..models.backbones import Backbone
 from ..recipe import Count, NonNegative, Positive, Recipe, Share
 from .chain import run_threshold
 from .crf import CrfStep
-from .fit import FitSchedule, fit
+from .fit import FitSchedule, fit, run_trunk
 from .irn_labels import BACKGROUND, DIFFERENT, FOREGROUND, Crops, pair_kinds, trainable_ids, write_labels
 from .state import Context, Seed, StepConfig
 from .walk import feature_affinity, pair_mask, random_walk, walk_steps
@@ -161,18 +160,7 @@ class PsaStep(StepConfig, kind="psa"):
         default |= PRESETS.get(recipe.preset, PRESETS["paper"])
         return self.model_copy(update={k: v for k, v in default.items() if getattr(self, k) is None})
 
-# %% ../../nbs/48b_refine.psa.ipynb #c2e48a84
-def trunk(context: Context, weights: str, output_stride: int) -> Backbone:
-    "The backbone of the run's recipe at another output stride, with its initial or its trained weights."
-    recipe = context.run.recipe
-    if not hasattr(recipe.model, "backbone"):
-        raise UserError(f"PSA needs a model with a backbone; {recipe.model.kind!r} has none.", "Refine seeds of another model.")
-    model = recipe.model.model_copy(update={"output_stride": output_stride}).build(len(context.data.classes), recipe.seed)
-    if weights == "run" or (weights == "auto" and recipe.model.weights == "random"):
-        model.load_state_dict(load_file(context.run.path / "model.safetensors"))
-    return model.backbone.to(context.device)
-
-
+# %% ../../nbs/48b_refine.psa.ipynb #5c32df15
 def network_name(full: PsaStep, run: Run, images: int) -> str:
     "Folder of the network that these settings ask for; those of the walk do not count."
     decides = json.dumps([run.key, images, full.model_dump(mode="json", exclude=WALK)], sort_keys=True)
@@ -186,7 +174,7 @@ def train_psa(step: PsaStep, context: Context) -> tuple[AffinityNet, dict[str, A
     folder = context.folder / network_name(full, run, len(ids))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(full.seed, "psa"))
-        net = AffinityNet(trunk(context, full.trunk, full.output_stride)).to(context.device)
+        net = AffinityNet(run_trunk(context, full.trunk, "PSA", output_stride=full.output_stride)).to(context.device)
     if not (folder / "model.safetensors").exists():
         crf = CrfStep(preset="psa").build(context)
 
