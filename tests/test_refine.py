@@ -25,7 +25,7 @@ from wsss_nb.runs import RunStore
 DATA = "cooccur?n=60&size=48"
 CHAIN = "slow?seconds=0.03,background?score=0.5"
 SLOW = """
-import sys, time
+import signal, sys, time
 from wsss_nb.masks import refine_folder, refine_run
 from wsss_nb.refine.state import StepConfig
 from wsss_nb.runs import RunStore
@@ -41,6 +41,7 @@ class Slow(StepConfig, kind="slow"):
         return step
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background jobs inherit that it is ignored
     store, chain, *folders = sys.argv[1:]
     if folders:
         refine_folder(*folders[:2], chain, folders[2], "cpu", 2)
