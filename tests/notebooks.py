@@ -1,21 +1,21 @@
-"Run notebooks in their own kernels, a few at a time, in a copy of the project so that no test writes to the work tree."
-import asyncio
+"Run notebooks in their own processes, a few at a time, in a copy of the project so that no test writes to the work tree."
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/'nbs'
 WORKERS = int(os.environ.get('WSSS_NB_TEST_WORKERS', 2))
 TIMEOUT = int(os.environ.get('WSSS_NB_TEST_TIMEOUT', 300))   # seconds for one whole notebook
-ANSI = re.compile(r'\x1b\[[0-9;]*m')
 
 
 def library_notebooks(): return sorted(p.stem for p in NBS.glob('[0-9]*.ipynb'))
@@ -41,21 +41,16 @@ def scratch_project(folder):
     return project
 
 
-def location(nb):
-    "The first cell that failed, as a person would look for it."
-    for i, c in enumerate(nb.cells):
-        if any(o.output_type == 'error' for o in c.get('outputs', [])): return f"cell {i} (id {c.get('id')})"
-    return 'unknown cell'
-
-
 class Pool:
-    "Notebooks running in threads, each with a kernel process of its own."
+    "Notebooks, a few at a time, each in a fork of a process that has imported what they all import (`warm.py`)."
 
     def __init__(self, names, folder):
-        self.project, self.seconds = scratch_project(folder), {}
-        self.env = dict(os.environ, OMP_NUM_THREADS='1', OMP_WAIT_POLICY='passive', PYTHONPATH=str(self.project),
-                        IPYTHONDIR=str(folder/'ipython'), JUPYTER_DATA_DIR=str(folder/'jupyter'),
-                        PYTHONHASHSEED='0')
+        self.project, self.seconds, self.idle = scratch_project(folder), {}, Queue()
+        env = dict(os.environ, OMP_NUM_THREADS='1', OMP_WAIT_POLICY='passive', PYTHONPATH=str(self.project),
+                   IPYTHONDIR=str(folder/'ipython'), JUPYTER_DATA_DIR=str(folder/'jupyter'), PYTHONHASHSEED='0')
+        self.servers = [subprocess.Popen([sys.executable, ROOT/'tests/warm.py', str(TIMEOUT)], env=env, cwd=self.project, text=True,
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(WORKERS)]
+        for server in self.servers: self.idle.put(server)
         self.threads = ThreadPoolExecutor(WORKERS)
         self.futures = {n: self.threads.submit(self._run, n) for n in names}
 
@@ -63,19 +58,17 @@ class Pool:
         "'' when the notebook ran through, else what a person needs to see."
         return self.futures[name].result()
 
-    def close(self): self.threads.shutdown(wait=True, cancel_futures=True)
+    def close(self):
+        self.threads.shutdown(wait=True, cancel_futures=True)
+        for server in self.servers:
+            server.stdin.close()
+            server.wait(10)
 
     def _run(self, name):
-        start, nb = time.perf_counter(), read(self.project/'nbs'/f'{name}.ipynb')
-        client = NotebookClient(nb, kernel_name='python3', timeout=TIMEOUT,
-                                resources={'metadata': {'path': str(self.project/'nbs')}})
-        try: asyncio.run(self._execute(client))
-        except CellExecutionError as e:
-            return f"{name}.ipynb, {location(nb)} failed:\n{ANSI.sub('', str(e))}"
-        except TimeoutError: return f"{name}.ipynb took longer than {TIMEOUT} s (see WSSS_NB_TEST_TIMEOUT)"
-        except Exception as e: return f"{name}.ipynb could not be run: {type(e).__name__}: {ANSI.sub('', str(e))}"
-        finally: self.seconds[name] = time.perf_counter() - start
-        return ''
-
-    async def _execute(self, client):
-        await asyncio.wait_for(client.async_execute(env=self.env), TIMEOUT)
+        start, server = time.perf_counter(), self.idle.get()
+        try:
+            print(self.project/'nbs'/f'{name}.ipynb', file=server.stdin, flush=True)
+            return json.loads(server.stdout.readline() or f'"{name}: tests/warm.py died"')
+        finally:
+            self.idle.put(server)
+            self.seconds[name] = time.perf_counter() - start

@@ -37,14 +37,14 @@ def shifted(x: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:  # padded 
     for y, x0 in offsets(dilations):
         yield x[..., m + y:m + y + H, m + x0:m + x0 + W]
 
-# %% ../../nbs/47_refine.pamr.ipynb #d4e8869f
+# %% ../../nbs/47_refine.pamr.ipynb #aea4badc
 @torch.no_grad()
 def affinity(
     image: Tensor,             # in [0, 1], [B, 3, H, W]
     dilations: Sequence[int],  # pixels
 ) -> Tensor:                   # [B, 8D, H, W], sums to 1 over the neighbours
     "How much each neighbour counts; a property of the image, so no gradient flows through it."
-    image = image.float()
+    image = image.to(torch.promote_types(image.dtype, torch.float32))
     near, total, squares, difference = padded(image, dilations), *(torch.zeros_like(image) for _ in range(3))
     for v in shifted(near, dilations):
         torch.sub(v, image, out=difference)
@@ -82,7 +82,7 @@ class NeighbourMean(torch.autograd.Function):
             v.addcmul_(w, gradient)
         return out, None, None
 
-# %% ../../nbs/47_refine.pamr.ipynb #8a70d718
+# %% ../../nbs/47_refine.pamr.ipynb #a61115e7
 class PAMR(nn.Module):
     "Pixel-adaptive mask refinement (Araslanov & Roth 2020): means over the neighbours that look alike. No parameters."
 
@@ -98,14 +98,14 @@ class PAMR(nn.Module):
         self,
         image: Tensor,  # in [0, 1], [B, 3, H, W]; no gradient flows to it
         mask: Tensor,   # scores or probabilities, [B, C, h, w]; enlarged (bilinear) to the image's size
-    ) -> Tensor:        # float32, [B, C, H, W]; keeps sums over C and never leaves the mask's range
+    ) -> Tensor:        # float32 (or float64, if the mask is), [B, C, H, W]; keeps sums over C and never leaves the mask's range
         if image.ndim != 4 or mask.ndim != 4 or len(image) != len(mask):
             raise UserError(f"PAMR needs images [B, 3, H, W] and masks [B, C, h, w], not {list(image.shape)} and {list(mask.shape)}.")
         with torch.autocast(image.device.type, enabled=False):
-            mask = mask.float()
+            mask = mask.to(torch.promote_types(mask.dtype, torch.float32))
             if mask.shape[-2:] != image.shape[-2:]:
                 mask = F.interpolate(mask, image.shape[-2:], mode="bilinear", align_corners=False)
-            weights = affinity(image, self.dilations) if self.iterations else mask
+            weights = affinity(image, self.dilations).to(mask.dtype) if self.iterations else mask
             for _ in range(self.iterations):
                 mask = NeighbourMean.apply(padded(mask, self.dilations), weights, self.dilations)
         return mask
