@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LITE0', 'ADAM', 'DEIT', 'PRESETS', 'ALIASES', 'lite0_methods', 'parts_of', 'changes', 'merged', 'started',
-           'make_recipe']
+           'with_starts', 'make_recipe']
 
 # %% ../nbs/03_presets.ipynb #eeb1ad5e
 from typing import Any
@@ -105,7 +105,17 @@ def started(parts: dict[str, Any]) -> dict[str, Any]:
     "Parts of a recipe that starts from the run with these parts."
     return parts | dict(start={k: parts[k] for k in ("optim", "training", "start") if k in parts})
 
-# %% ../nbs/03_presets.ipynb #488bde22
+# %% ../nbs/03_presets.ipynb #68e07ad7
+def with_starts(recipe: Recipe, overrides: dict[str, Any]) -> dict[str, Any]:
+    "Overrides of `training` and `optim` also for every run that this one starts from, unless they say otherwise of it (`start.optim.lr`)."
+    schedule = {k: v for k, v in overrides.items() if k.partition(".")[0] in ("training", "optim")}
+    more, first, prefix = {}, recipe.start, "start."
+    while first is not None:
+        more |= {prefix + k: v for k, v in schedule.items()}
+        first, prefix = first.start, prefix + "start."
+    return more | overrides
+
+# %% ../nbs/03_presets.ipynb #326874c6
 def make_recipe(
     method: str = "cam",                       # baseline, then terms: 'cam', 'cam+fbr'
     data: str = "cooccur",
@@ -130,4 +140,4 @@ def make_recipe(
     splits = dict(train="trainaug") if data.startswith("voc:") else {}
     recipe = parse_recipe(dict(parts, method=method, preset=preset, data=data, seed=seed, splits=splits, model=model,
                                terms={k: changes(t, preset).get("values", {}) for k, t in terms.items()}))
-    return replace(recipe, overrides) if overrides else recipe
+    return replace(recipe, with_starts(recipe, overrides)) if overrides else recipe
