@@ -153,7 +153,7 @@ def test_a_failing_run_is_a_row(tmp_path, monkeypatch):
     picture.write_bytes(picture.read_bytes()[:-300])   # truncated: found when it is decoded
     monkeypatch.chdir(tmp_path)
     bad, good = run_jobs([Job(**TINY | {"data": "folder:data"}), Job(**TINY)], tmp_path / "runs", 2, device="cpu", progress=False)
-    assert (good.status, bad.status) == ("done", "failed") and picture.name in bad.error
+    assert (good.status, bad.status) == ("done", "failed") and "UserError" in bad.error and picture.name in bad.error
     cell = nbformat.read(bad.notebook, 4).cells[bad.cell]
     assert any(o.output_type == "error" for o in cell.outputs)
 

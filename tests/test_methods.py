@@ -13,7 +13,7 @@ from wsss_nb.data.transforms import train_transform
 from wsss_nb.experiment import with_inputs
 from wsss_nb.objective import build_objective, make_optimizers
 from wsss_nb.paper.registry import jobs_of, load, runnable
-from wsss_nb.presets import PRESETS, make_recipe
+from wsss_nb.presets import PRESETS
 from wsss_nb.recipe import identity
 
 DATA = "cooccur?n=16&size=64"
@@ -37,17 +37,9 @@ def batch_of(inputs, folder):
     for id in data.ids("train"):
         Image.fromarray(data.load(id, ["mask"])["mask"].numpy()).save(folder / f"{id}.png")
     data = add_maps(data, "pseudo", folder)
-    recipe = make_recipe("cam", DATA, "smoke")
-    for field in inputs:
-        if field != "pseudo":
-            data = with_inputs(_Wants(recipe, (field,)), data)
+    data = with_inputs(data, [i for i in inputs if i != "pseudo"], "train")
     split = Split(data, "train", ("image", *inputs), train_transform(64, (64, 80)))
     return collate([split[0, i] for i in range(4)])
-
-
-class _Wants:
-    def __init__(self, recipe, fields):
-        self.splits, self.method, self.inputs = recipe.splits, recipe.method, lambda: fields
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path, me
     for kill_at in (per_epoch + 2, 4 * per_epoch + 3):  # both between two checkpoints
         process = launch(file, tmp_path / "killed")
         log = tmp_path / "killed" / whole.key / "log.jsonl"
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if log.exists() and len(log.read_text().splitlines()) >= kill_at:
                 break

@@ -131,7 +131,7 @@ def run_recipe(
     with run.locked(wait=alone):
         return run if run.done else train_and_finish(run, store, data, first, device, workers, on_log)
 
-# %% ../nbs/60_experiment.ipynb #a77cb08a
+# %% ../nbs/60_experiment.ipynb #efd3f813
 def train_and_finish(
     run: Run, store: RunStore, data: WsssData, first: Run | None, device: str, workers: int | None, on_log,
 ) -> Run:
@@ -152,7 +152,7 @@ def train_run(run: Run, key: str, data: WsssData, first: Run | None, device: str
     teacher = first if recipe.model.teacher() else None
     while teacher and teacher.recipe.model.kind == recipe.model.kind:   # AMN + FPR: starts from AMN, whose teacher is a CAM
         teacher = Run(run.path.parent / read_json(teacher.path / "training.json")["start"])
-    data = with_inputs(recipe, data, teacher, device)
+    data = with_inputs(data, recipe.inputs(), recipe.splits.train, teacher, device)
     reset_peak_memory(pick_device(device))
     loop = train(recipe, data, run, device, workers, on_log, None if first is teacher else first)
     if loop.accelerator.is_main_process:
@@ -161,11 +161,12 @@ def train_run(run: Run, key: str, data: WsssData, first: Run | None, device: str
             seconds=sum(r["seconds_per_step"] * n for r, n in _spans(run.log())), steps=loop.total, precision=loop.precision,
             device=describe_device(loop.device), processes=loop.accelerator.num_processes, peak_memory_mib=peak_memory_mib(loop.device)))
 
-# %% ../nbs/60_experiment.ipynb #0a26b722
-def with_inputs(recipe: Recipe, data: WsssData, teacher: Run | None = None, device: str = "auto") -> WsssData:
-    "The data with the maps that the training needs: its own, else made and kept (superpixels, saliency), or a teacher's labels."
-    split = recipe.splits.train
-    for name in recipe.inputs():
+# %% ../nbs/60_experiment.ipynb #4986ca27
+def with_inputs(
+    data: WsssData, inputs: Sequence[str], split: str, teacher: Run | None = None, device: str = "auto",
+) -> WsssData:
+    "The data with the maps that a training needs: its own, else made and kept (superpixels, saliency), or a teacher's labels."
+    for name in inputs:
         match name:
             case "superpixels":
                 data = with_superpixels(data, split)
@@ -174,7 +175,7 @@ def with_inputs(recipe: Recipe, data: WsssData, teacher: Run | None = None, devi
             case "pseudo":
                 data = pseudo_labels(teacher, data, split, device)
             case _:
-                raise UserError(f"{recipe.method} needs the map {name!r}, which nothing here makes.", "Correct `inputs` of its settings.")
+                raise UserError(f"Nothing here makes a map {name!r}.", "Correct `inputs` of the method's settings.")
     return data
 
 # %% ../nbs/60_experiment.ipynb #fe11770a
