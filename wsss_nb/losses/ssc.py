@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SSCConfig', 'half_size', 'normalised', 'regional_cam', 'eroded', 'target_map', 'alignment', 'probe', 'SSC']
 
-# %% ../../nbs/36_losses.ssc.ipynb #23e111a6
+# %% ../../nbs/36_losses.ssc.ipynb #e9e2199d
 import math
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from ..core import UserError
+from ..core import UserError, evaluating
 from .fbr import seen_classes
 from .reconstruct import Decoder, loss_network, reconstruction_loss
 from .regions import pool_regions, spread_regions
@@ -114,14 +114,12 @@ def alignment(
     counts, chosen = present.sum(1), present[:, classes].to(each)
     return ((each * chosen).sum(1) / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1)
 
-# %% ../../nbs/36_losses.ssc.ipynb #0415fdb5
+# %% ../../nbs/36_losses.ssc.ipynb #785f86d3
 @torch.no_grad()
 def probe(model: CamModel, side: int = 64) -> CamOutput:
     "What a model makes of a grey image: its channels and grids. Its mode and statistics stay as they are."
-    mode = model.training
-    output = model.eval()(torch.full((1, 3, side, side), .5, device=next(model.parameters()).device))
-    model.train(mode)
-    return output
+    with evaluating(model):
+        return model(torch.full((1, 3, side, side), .5, device=next(model.parameters()).device))
 
 # %% ../../nbs/36_losses.ssc.ipynb #b2d269fd
 class SSC(Term):
