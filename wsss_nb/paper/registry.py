@@ -115,7 +115,7 @@ class FigureSpec:
     options: dict[str, Any] = field(default_factory=dict)
     kind: str = field(default="figure", init=False)
 
-# %% ../../nbs/66_paper.registry.ipynb #e50648b7
+# %% ../../nbs/66_paper.registry.ipynb #6212af0d
 Entry = Table | FigureSpec
 ENTRIES: dict[str, Entry] = {}
 PAPERS = ("wsss_nb.paper.others", "wsss_nb.paper.fbr", "wsss_nb.paper.fpr", "wsss_nb.paper.ssc")   # those that wait come first
@@ -131,7 +131,7 @@ def runnable(entry: Entry) -> bool:
 def register(*entries: Entry) -> None:
     "Add tables and figures; an id is taken once, except by an entry that only waits for something."
     for e in entries:
-        if e.id in ENTRIES and ENTRIES[e.id] != e and not (e.needs or ENTRIES[e.id].needs):
+        if e.id in ENTRIES and ENTRIES[e.id] != e and not ENTRIES[e.id].needs:
             raise ValueError(f"two entries {e.id}")
         names = [r.name for r in e.rows]
         if len(set(names)) < len(names):
