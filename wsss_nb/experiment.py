@@ -6,7 +6,7 @@
 __all__ = ['sweep_cams', 'evaluate', 'has_truth', 'load_model', 'load_terms', 'run_recipe', 'train_and_finish', 'train_run',
            'with_inputs', 'finish_run', 'latest_run', 'one_per_class', 'cam_rows', 'show_cams']
 
-# %% ../nbs/60_experiment.ipynb #bd75eebd
+# %% ../nbs/60_experiment.ipynb #a4f63f79
 import os
 import time
 from collections.abc import Sequence
@@ -29,6 +29,7 @@ from .metrics import Sweep, default_thresholds
 from .models.cam import CamModel
 from .objective import build_objective
 from .recipe import Recipe, start_recipe
+from .refine.chain import run_threshold
 from .runs import Run, RunStore, hold, training_key
 from .teacher import pseudo_labels
 from .train import default_workers, train
@@ -223,7 +224,7 @@ def one_per_class(data: WsssData, ids: Sequence[str], n: int) -> list[tuple[str,
             break
     return pairs
 
-# %% ../nbs/60_experiment.ipynb #1efbcd59
+# %% ../nbs/60_experiment.ipynb #2065ab99
 def cam_rows(runs: dict[str, Run], data: WsssData, split: str, pairs: Sequence[tuple[str, int]]) -> list[CamRow]:
     "For (image, class) pairs: the image, each run's CAM, the class's pixels and its context's."
     first = next(iter(runs.values()))
@@ -245,9 +246,8 @@ def cam_rows(runs: dict[str, Run], data: WsssData, split: str, pairs: Sequence[t
 
 
 def show_cams(runs: dict[str, Run], data: WsssData, n: int = 6, title: str = ""):
-    "A grid of images and every run's CAM (a matplotlib figure), on the split whose seeds were evaluated."
-    first = next(iter(runs.values()))
-    recipe, m = first.recipe, first.result["metrics"]
+    "A grid of images and every run's CAM (a matplotlib figure), on the split whose seeds were evaluated; IoU at each run's threshold."
+    recipe = next(iter(runs.values())).recipe
     pairs = one_per_class(data, chosen_ids(data, recipe.splits.seeds, recipe.inference.limit), n)
     return cam_grid(cam_rows(runs, data, recipe.splits.seeds, pairs), title=title or f"{recipe.data}, {recipe.splits.seeds}",
-                    threshold=m.get("threshold", recipe.evaluation.fixed))
+                    threshold={name: run_threshold(run)[0] for name, run in runs.items()})

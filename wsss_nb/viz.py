@@ -220,23 +220,25 @@ def cam_note(
         parts.append(f'leak {100 * ratio(cam[as_array(row.context) & judged].sum(), cam[judged].sum()):.0f} %')
     return ', '.join(parts).replace('nan %', '–')
 
-# %% ../nbs/50_viz.ipynb #17b6be3c
+# %% ../nbs/50_viz.ipynb #fdb4d022
 @styled
 def cam_grid(
     rows:Sequence[CamRow],
     columns:Sequence[str]|None=None,   # which CAMs, in order; default those of the first row
     title:str='',                      # what to see, which runs and data
-    threshold:float=.3,                # for the IoU in the captions
+    threshold:float|Mapping[str, float]=.3,   # for the IoU in the captions: one, or one of each column
     cell:float=1.6,                    # width of a picture, inches
 ) -> Figure:
     "Photograph and CAMs side by side, the ground truth outlined in white."
     if not rows: raise UserError('A CAM grid needs at least one row.')
     columns, grid = list(columns or rows[0].cams), []
+    at = threshold if isinstance(threshold, Mapping) else dict.fromkeys(columns, threshold)
     for row in rows:
         truth = np.zeros(as_rgb(row.image).shape[:2], np.uint8) if row.truth is None else as_array(row.truth)
         grid.append([(draw_contour(as_rgb(row.image), truth, 'w'), row.name)] + [
-            (draw_contour(cam_overlay(row.image, row.cams[k]), truth, 'w'), cam_note(row, k, threshold)) for k in columns])
-    note = f'Outline: ground truth. IoU of the mask CAM > {threshold:g}. Leak: share of the CAM on the context.'
+            (draw_contour(cam_overlay(row.image, row.cams[k]), truth, 'w'), cam_note(row, k, at[k])) for k in columns])
+    said = ', '.join(f'{at[k]:g}' for k in columns) if len({*at.values()}) > 1 else f'{at[columns[0]]:g}'
+    note = f'Outline: ground truth. IoU of the mask CAM > {said}. Leak: share of the CAM on the context.'
     return picture_grid(grid, ['image', *columns], title, note, cell, bar=True)
 
 # %% ../nbs/50_viz.ipynb #9ddfd0a3
