@@ -21,7 +21,7 @@ from ..recipe import Positive, Share
 from .chain import default_threads, load_seed, over_images, run_threshold
 from .state import Context, Seed, StepConfig
 
-# %% ../../nbs/45b_refine.background.ipynb #ee2b4275
+# %% ../../nbs/45b_refine.background.ipynb #7332d09a
 def best_background(context: Context) -> dict[str, Any]:
     "The constant of highest mIoU on the recipe's val split, for the masks that the steps before make. Found once, then read."
     if context.run is None:
@@ -29,6 +29,7 @@ def best_background(context: Context) -> dict[str, Any]:
     recipe, data, file = context.run.recipe, context.data, context.folder / "background-val.json"
     if file.exists():
         return read_json(file)
+    context.about_to_learn("background?score=val")
     if "mask" not in data.fields(split := recipe.splits.val):
         raise UserError(f"{data.name} has no masks for split {split!r} to choose a background on.", "Give a number: background?score=0.4.")
     start = run_threshold(context.run)[0]

@@ -74,7 +74,7 @@ class IrnStep(StepConfig, kind="irn"):
             values["power"] = 1.0 if context.before else paper_power(run_threshold(context.run)[0])
         return self.model_copy(update=values)
 
-# %% ../../nbs/48d_refine.irn.ipynb #bf4c3ff3
+# %% ../../nbs/48d_refine.irn.ipynb #72f77fd2
 WALK = {"flip", "walk_radius", "beta", "steps", "score"}  # settings that need no other network
 
 
@@ -84,6 +84,8 @@ def train_irn(step: IrnStep, context: Context) -> tuple[Irn, dict[str, Any]]:  #
     settings = step.model_dump(mode="json", exclude=WALK)
     text = json.dumps([context.run.key, len(ids), settings], sort_keys=True)
     folder = context.folder / f"irn-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    if not (folder / "model.safetensors").exists():
+        context.about_to_learn("IRN")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(step.seed, "irn"))
         net = Irn(run_trunk(context, step.trunk, "IRN"), step.width).to(context.device)

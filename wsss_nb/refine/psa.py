@@ -160,7 +160,7 @@ class PsaStep(StepConfig, kind="psa"):
         default |= PRESETS.get(recipe.preset, PRESETS["paper"])
         return self.model_copy(update={k: v for k, v in default.items() if getattr(self, k) is None})
 
-# %% ../../nbs/48b_refine.psa.ipynb #5c32df15
+# %% ../../nbs/48b_refine.psa.ipynb #a7cd7936
 def network_name(full: PsaStep, run: Run, images: int) -> str:
     "Folder of the network that these settings ask for; those of the walk do not count."
     decides = json.dumps([run.key, images, full.model_dump(mode="json", exclude=WALK)], sort_keys=True)
@@ -172,6 +172,8 @@ def train_psa(step: PsaStep, context: Context) -> tuple[AffinityNet, dict[str, A
     ids, run = trainable_ids(context, "PSA"), context.run
     full, threshold = step.chosen(run.recipe), run_threshold(run)[0]
     folder = context.folder / network_name(full, run, len(ids))
+    if not (folder / "model.safetensors").exists():
+        context.about_to_learn("PSA")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(full.seed, "psa"))
         net = AffinityNet(run_trunk(context, full.trunk, "PSA", output_stride=full.output_stride)).to(context.device)

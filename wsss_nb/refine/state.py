@@ -86,7 +86,7 @@ def seed_from_mask(
     known = mask[None] == np.append(0, labels)[:, None, None]
     return Seed(image, labels - 1, np.where(mask == 255, 1 / (1 + len(labels)), known).astype(np.float32), id)
 
-# %% ../../nbs/45_refine.state.ipynb #3cc4d1d8
+# %% ../../nbs/45_refine.state.ipynb #e9a5a52b
 @dataclass(frozen=True)
 class Context:
     "What a step may need to know when it is built."
@@ -96,6 +96,12 @@ class Context:
     device: torch.device = torch.device("cpu")
     folder: Path = Path("refined")               # where trained refinement networks are kept
     before: Sequence[Callable[[Seed], Seed]] = field(default_factory=tuple)  # the steps built so far
+    learn: bool = True                           # False: a step that would have to learn something first is a `UserError`
+
+    def about_to_learn(self, what: str) -> None:
+        "For steps to call before they train or search."
+        if not self.learn:
+            raise UserError(f"{what} has not learned from run {self.run.key} yet.", "`wsss_nb refine` does that, and keeps it.")
 
 
 class StepConfig(Plugin):
