@@ -116,7 +116,7 @@ class Confusion:
                              'fdr': self.fdr(), 'pixels': self.matrix.sum(1)},
                             index=pd.Index(['background', *classes], name='class'))
 
-# %% ../nbs/42_metrics.ipynb #a265f9b4
+# %% ../nbs/42_metrics.ipynb #c48337e5
 def predict_mask(
     classes:Sequence[int],   # present classes, 0-based, [P]
     cam,                     # their normalised CAMs in [0, 1], [P, H, W]
@@ -126,7 +126,11 @@ def predict_mask(
     cam = np.asarray(as_array(cam), np.float32)
     if not len(classes): return np.zeros(cam.shape[-2:], np.uint8)
     labels = (np.asarray(classes) + 1).astype(np.uint8)
-    return np.where(cam.max(0) > np.float32(threshold), labels[cam.argmax(0)], np.uint8(0))
+    best, win = cam[0], np.full(cam.shape[1:], labels[0])
+    for label, score in zip(labels[1:], cam[1:], strict=True):   # map by map: several times as fast as one argmax over the first axis
+        np.copyto(win, label, where=score > best)
+        best = np.maximum(best, score)
+    return np.where(best > np.float32(threshold), win, np.uint8(0))
 
 # %% ../nbs/42_metrics.ipynb #b62756ab
 def default_thresholds() -> ndarray:   # [80]

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['LUMA', 'CLUSTER_COLOURS', 'voc_palette', 'as_rgb', 'resize', 'blend', 'colourise', 'cam_overlay', 'contour',
-           'draw_contour', 'label_map', 'cluster_picture', 'palette_png', 'jpeg_in_svg']
+           'draw_contour', 'beside', 'label_map', 'cluster_picture', 'palette_png', 'jpeg_in_svg']
 
-# %% ../nbs/49_pixels.ipynb #fce41e3b
+# %% ../nbs/49_pixels.ipynb #5a3a1d8f
 import base64
 import io
 import re
+from functools import cache
 
 import matplotlib
 import numpy as np
@@ -25,10 +26,13 @@ from .metrics import IGNORE, as_array
 # %% ../nbs/49_pixels.ipynb #17081f98
 LUMA = np.array([.299, .587, .114])   # brightness of RGB (ITU-R BT.601)
 
-# %% ../nbs/49_pixels.ipynb #3d28d045
-def voc_palette() -> ndarray:   # uint8, [256, 3]
+# %% ../nbs/49_pixels.ipynb #a0a1d2b7
+@cache
+def voc_palette() -> ndarray:   # uint8, [256, 3], read-only
     "PASCAL VOC's label colours: bits 0, 3, 6… of the label are the high bits of red, 1, 4, 7… of green, 2, 5… of blue."
-    return np.array(label_palette(), np.uint8).reshape(256, 3)
+    colours = np.array(label_palette(), np.uint8).reshape(256, 3)
+    colours.flags.writeable = False
+    return colours
 
 # %% ../nbs/49_pixels.ipynb #89fddfa6
 def as_rgb(
@@ -86,40 +90,48 @@ def cam_overlay(
     heat = (matplotlib.colormaps[cmap](cam)[..., :3] * 255).round().astype(np.uint8)
     return blend(grey, heat, alpha * (.45 + .55 * cam))
 
-# %% ../nbs/49_pixels.ipynb #de046e3c
+# %% ../nbs/49_pixels.ipynb #cffac43a
 def contour(
     mask,          # labels, [H, W]
     width:int=1,   # pixels
 ) -> ndarray:      # bool, [H, W]
     "The pixels of each labelled region that touch another label (255 is no region)."
-    mask = as_array(mask).astype(np.int64)
+    mask = as_array(mask)
+    h, w = mask.shape
     edge, inside = np.zeros(mask.shape, bool), (mask > 0) & (mask != IGNORE)
+    wide = np.pad(mask, width, mode='edge')
     for dy in range(-width, width + 1):
         for dx in range(-width, width + 1):
             if 0 < dy * dy + dx * dx <= width * width:
-                other = np.pad(mask, width, mode='edge')[width + dy:, width + dx:][:mask.shape[0], :mask.shape[1]]
-                edge |= inside & (other != mask)
+                edge |= wide[width + dy:width + dy + h, width + dx:width + dx + w] != mask
+    edge &= inside
     return edge
 
-# %% ../nbs/49_pixels.ipynb #deb341ac
+# %% ../nbs/49_pixels.ipynb #079d1b0e
 def draw_contour(
     rgb:ndarray,            # uint8, [H, W, 3]
     mask,                   # labels, [H, W]
     colour=None,            # matplotlib colour; default each label's own
     width:int|None=None,    # pixels; default 1 per 100 of the shorter side
+    where:ndarray|None=None,  # bool, [H, W]: draw there only, as dashes do
 ) -> ndarray:               # uint8, [H, W, 3]
     "Outline the labelled regions, with a rim (white around dark lines, dark around light) that shows on any ground."
     width = width or max(1, round(min(rgb.shape[:2]) / 100))
-    line = contour(mask, width)
-    around = np.pad(line, 1)
-    rim = (around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]) & ~line
-    lines = colourise(mask) if colour is None else np.full(rgb.shape, np.array(to_rgb(colour)) * 255).astype(np.uint8)
-    out = rgb.copy()
-    out[line] = lines[line]
-    light = np.zeros(line.shape, bool)                 # rim pixels beside a light line
-    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        light |= np.roll(line & (lines @ LUMA > 140), (dy, dx), (0, 1))
-    return blend(out, np.where(light, 0, 255)[..., None].repeat(3, -1), .75 * rim)
+    mask, line = as_array(mask), contour(mask, width) & (True if where is None else where)
+    at, rim = np.flatnonzero(line), np.flatnonzero(beside(line) & ~line)   # few pixels: only they are touched
+    lines = colourise(mask.ravel()[at]) if colour is None else np.full((len(at), 3), np.array(to_rgb(colour)) * 255).astype(np.uint8)
+    light, out = np.zeros(line.shape, bool), np.ascontiguousarray(rgb).copy()
+    light.ravel()[at] = lines @ LUMA > 140
+    pixels, dark = out.reshape(-1, 3), beside(light).ravel()[rim]
+    pixels[at] = lines
+    pixels[rim] = blend(pixels[rim], np.where(dark, 0, 255)[:, None].repeat(3, 1), .75)
+    return out
+
+
+def beside(x:ndarray) -> ndarray:   # bool, [H, W]
+    "Pixels next to, above or below one of `x`."
+    wide = np.pad(x, 1)
+    return wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
 
 # %% ../nbs/49_pixels.ipynb #684edfc8
 def label_map(
