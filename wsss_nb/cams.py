@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['infer_cams', 'CachedCam', 'save_cam', 'load_cam', 'present_cam', 'background_score', 'chosen_ids', 'cam_path',
-           'write_cams']
+           'half_precision', 'write_cams']
 
 # %% ../nbs/41_cams.ipynb #3d3d333e
 from concurrent.futures import ThreadPoolExecutor
@@ -101,7 +101,14 @@ def cam_path(folder: Path, split: str, id: str) -> Path:
     "Where a split's CAM of one image lies below a run."
     return Path(folder) / "cams" / split / f"{id}.npz"
 
-# %% ../nbs/41_cams.ipynb #3ce83ebb
+# %% ../nbs/41_cams.ipynb #99a185bf
+def half_precision(device: torch.device):
+    "The precision that CAMs are inferred in: bfloat16 on CUDA (float16 where there is none), else as it is."
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+
+
 def write_cams(
     model: CamModel,
     data: WsssData,
@@ -120,9 +127,7 @@ def write_cams(
         return ids
     batches = list(same_size_batches([data.size(i) for i in todo.ids], batch_size))
     loader = DataLoader(todo, batch_sampler=batches, collate_fn=collate, num_workers=workers, pin_memory=device.type == "cuda")
-    autocast = torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16) \
-        if device.type == "cuda" else nullcontext()
-    model = model.eval().to(device)
+    model, autocast = model.eval().to(device), half_precision(device)
     with ThreadPoolExecutor(1) as writer, tqdm(total=len(todo.ids), desc=f"CAMs {split}", mininterval=1) as bar:
         pending = None
         for batch in loader:

@@ -161,7 +161,7 @@ def contact_sheet(
         show_image(ax, draw_contour(rgb, sample['mask']) if masks else rgb, caption=', '.join(tags) or '–')
     return fig
 
-# %% ../nbs/50_viz.ipynb #5067f64e
+# %% ../nbs/50_viz.ipynb #b3f44741
 @styled
 def picture_grid(
     rows:Sequence[Sequence[tuple[ndarray, str]]],   # of each row the (picture, caption) of every column
@@ -172,10 +172,12 @@ def picture_grid(
     blocks:int=1,                                   # so many blocks of rows side by side
     bar:bool=False,                                 # a colour bar for CAMs
 ) -> Figure:
-    "Captioned pictures in rows, titles above the first row of each block."
+    "Captioned pictures in rows, titles above the first row of each block; captions and titles may have several lines."
     deep, wide = -(-len(rows) // blocks), len(columns)
-    tall = [row_height([row[0][0] for row in rows[i::deep]], cell) for i in range(deep)]
-    fig, axes = empty_grid(tall, wide * blocks, cell, title, (.6 * bar + .15 * (blocks - 1), .2), note)
+    tall = [row_height([row[0][0] for row in rows[i::deep]], cell) + .15 * max(c.count('\n') for row in rows[i::deep] for _, c in row)
+            for i in range(deep)]
+    above = .2 + .15 * max(name.count('\n') for name in columns)
+    fig, axes = empty_grid(tall, wide * blocks, cell, title, (.6 * bar + .15 * (blocks - 1), above), note)
     for ax in axes.flat: ax.set_axis_off()
     for i, row in enumerate(rows):
         block, y = divmod(i, deep)
