@@ -6,9 +6,9 @@
 __all__ = ['Sampling', 'PixelFeatures', 'load_features', 'Reservoir', 'draw_keys', 'stratify', 'find_head', 'feature_map',
            'on_grid', 'centres', 'plan_sampling', 'pixel_features', 'offer_image', 'collect']
 
-# %% ../nbs/44_features.ipynb #42d2dd30
+# %% ../nbs/44_features.ipynb #8a71ac59
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -178,7 +178,7 @@ def plan_sampling(data: WsssData, split: str, s: Sampling) -> tuple[list[str], l
     n = min(s.images or len(ids), len(ids))
     return [ids[i * len(ids) // n] for i in range(n)], fields, classes, around
 
-# %% ../nbs/44_features.ipynb #b164c2e5
+# %% ../nbs/44_features.ipynb #ca5f79d8
 def pixel_features(
     model: nn.Module,
     data: WsssData,
@@ -187,6 +187,7 @@ def pixel_features(
     terms: Mapping[str, nn.Module] | None = None,   # where a term's head is asked for
     batch_size: int = 8,
     workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,   # (images done, of) instead of a bar; what it raises stops the pass
 ) -> PixelFeatures:
     "Features, positions and labels of a stratified sample of pixels; memory is bounded by the quota, not by the split."
     s, head = sampling, find_head(sampling.projection, terms or {})
@@ -196,7 +197,9 @@ def pixel_features(
     batches = list(same_size_batches([data.size(i) for i in ids], batch_size))
     loader = DataLoader(images, batch_sampler=batches, collate_fn=collate, num_workers=workers)
     modules = [model, *([] if head is None else [head])]
-    with evaluating(*modules), torch.inference_mode(), tqdm(total=len(ids), desc=f'features {split}', mininterval=1) as progress:
+    seen = 0
+    bar = tqdm(total=len(ids), desc=f'features {split}', mininterval=1, disable=progress is not None)
+    with bar, evaluating(*modules), torch.inference_mode():
         for batch in loader:
             output = model(batch['image'].to(device))
             z = feature_map(output, s.projection, head).flatten(2).cpu().numpy()
@@ -205,7 +208,9 @@ def pixel_features(
                 truth = {f: batch[f][i] for f in fields}
                 offer_image(kept, id, z[i], ncam[i].numpy(), tuple(batch['image'].shape[-2:]), truth, set(classes) & set(data.tags[id]),
                             around, s)
-            progress.update(len(batch['ids']))
+            seen += len(batch['ids'])
+            bar.update(len(batch['ids']))
+            if progress: progress(seen, len(ids))
     return collect(kept, data, split, sampling, fields)
 
 # %% ../nbs/44_features.ipynb #f87b3d58

@@ -22,7 +22,7 @@ from ..models.cam import CamModel, normalised_cam
 from ..runs import Run
 from ..viz import ClusterRow, cluster_grid
 
-# %% ../../nbs/68b_paper.clusters.ipynb #89f03483
+# %% ../../nbs/68b_paper.clusters.ipynb #e5dfeda0
 def eval_batch(data:WsssData, split:str, ids:Sequence[str], device:torch.device=torch.device('cpu')) -> dict[str, Any]:
     "Images of one size as the model sees them at evaluation."
     some = Split(data, split, ('image',), eval_transform())
@@ -33,7 +33,8 @@ def eval_batch(data:WsssData, split:str, ids:Sequence[str], device:torch.device=
 
 @torch.no_grad()
 def cluster_view(model:CamModel, fbr:FBR, batch:dict, k:int) -> dict[str, Tensor]:
-    "What FBR sees in a batch (`explain`) with K = k; the term stays as it is."
+    "What FBR sees in a batch (`explain`) with K = k, the same each time; the term stays as it is."
+    fbr.start(1, 1)   # at the end of training, with fresh random numbers for K-means
     before, fbr.cfg = fbr.cfg, fbr.cfg.model_copy(update=dict(clusters=k))
     try: return explain(fbr, model(batch['image']), batch)
     finally: fbr.cfg = before

@@ -28,7 +28,7 @@ from .cams import contexts_of, first_runs
 from .registry import FigureSpec, Row
 from ..runs import Run
 
-# %% ../../nbs/68c_paper.spaces.ipynb #8d69d894
+# %% ../../nbs/68c_paper.spaces.ipynb #5013e244
 def run_features(
     run: Run,
     data: WsssData,
@@ -36,6 +36,7 @@ def run_features(
     split: str = '',                  # default: the one whose seeds were evaluated
     cache: str | Path | None = None,  # folder; default: features/ in the run's
     device: str = 'auto',
+    progress: Callable[[int, int], None] | None = None,   # see `pixel_features`
 ) -> PixelFeatures:
     "A sample of pixel features of a finished run, read if it was taken before."
     if run.result['data']['fingerprint'] != data.fingerprint():
@@ -48,7 +49,7 @@ def run_features(
         except UserError: pass   # damaged: taken again, and written anew
     C, target = len(data.classes), pick_device(device)
     terms = load_terms(run, C, device) if '.' in sampling.projection else {}
-    f = pixel_features(load_model(run, C, device).to(target), data, split, sampling, terms)
+    f = pixel_features(load_model(run, C, device).to(target), data, split, sampling, terms, progress=progress)
     f.about |= dict(run=run.key, method=run.recipe.method)
     f.save(file)
     return f
