@@ -66,7 +66,7 @@ def write_sample(path: Path, sample: Mapping[str, Any], suffix: str = ".jpg") ->
     if "superpixels" in sample:
         Image.fromarray(sample["superpixels"].numpy().astype("uint16")).save(place(MAPS["superpixels"], ".png"))
 
-# %% ../../nbs/12_data.folder.ipynb #31f58789
+# %% ../../nbs/12_data.folder.ipynb #6f57278c
 def read_names(path: Path, faults: Faults) -> list[str]:
     "Class names, one per line, without the background."
     names = read_lines(path, faults)
@@ -87,10 +87,13 @@ def read_table(path: Path, columns: Sequence[str], faults: Faults) -> list[tuple
             if missing := [c for c in columns if c not in (reader.fieldnames or [])]:
                 faults.add(f"{path.name} line 1 has no header {','.join(missing)}")
                 return []
-            return [(reader.line_num, {k: v.strip() for k, v in row.items() if isinstance(v, str)}) for row in reader]
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         faults.add(f"{path.name} is not a readable CSV file ({e})")
         return []
+    for line in (line for line, row in rows if None in row):
+        faults.add(f"{path.name} line {line} has more cells than its header: put a cell that has commas into quotes")
+    return [(line, {k: v.strip() for k, v in row.items() if k}) for line, row in rows]
 
 # %% ../../nbs/12_data.folder.ipynb #d0c694fe
 def read_tags(path: Path, classes: Sequence[str], faults: Faults) -> tuple[dict[str, list[int]], dict[str, str]]:
