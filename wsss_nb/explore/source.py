@@ -161,7 +161,7 @@ def tiny_runs(store: RunStore, device: str = "auto") -> list[Run]:
     print(f"No finished run in {store.root}: training two tiny ones on {TINY_DATA}. They show the explorer, not the methods.")
     return [run_recipe(make_recipe(m, TINY_DATA, "smoke", overrides=TINY), store, device, 0) for m in ("cam", "cam+fbr")][::-1]
 
-# %% ../../nbs/69a_explore.source.ipynb #500e44e2
+# %% ../../nbs/69a_explore.source.ipynb #11768652
 ORDERS = ("listed", "worst IoU first", "best IoU first")
 
 
@@ -247,7 +247,7 @@ class Source(Images):
         return self._models.get((label, "terms"), lambda: load_terms(self.run(label), len(self.data.classes), self.device))
 
     def cam_file(self, label: str, split: str, id: str) -> Path:
-        "The run's own CAM of an image, else where one made here is kept: what refinement learns from must not depend on what was looked at."
+        "The run's own CAM of an image, else where one made here is kept: refinement must not learn from what was looked at."
         own = cam_path(path := self.run(label).path, split, id)
         return own if own.exists() else cam_path(path / "explore", split, id)
 
