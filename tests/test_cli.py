@@ -42,6 +42,7 @@ BAD = {   # what was typed: what the one line must say
     'ablate --over terms.fbr.clusters': ['--over', 'clusters=4,8'],
     'ablate --methods cam --over terms.fbr.clusters=4,8': ['terms.fbr.clusters', 'none of the methods'],
     'figures --data imagenet': ['imagenet'],
+    'app 0123 --no-browser': ["'0123'"],
 }
 
 
@@ -80,11 +81,12 @@ def test_help_is_quick_and_lists_every_command():
     start = time.perf_counter()
     done = shell('--help')
     assert done.returncode == 0 and time.perf_counter() - start < 3   # a third of that on a free machine
-    for name in 'train cams eval data runs demo refine masks list table figure figures ablate'.split(): assert f'  {name} ' in done.stdout
+    for name in 'train cams eval data runs demo refine masks list table figure figures ablate app'.split():
+        assert f'  {name} ' in done.stdout
 
 
 @pytest.mark.parametrize('command', ['train', 'cams', 'eval', 'data check', 'data show', 'runs', 'runs show', 'runs rm', 'demo',
-                                     'refine', 'masks', 'list', 'table', 'figure', 'figures', 'ablate'])
+                                     'refine', 'masks', 'list', 'table', 'figure', 'figures', 'ablate', 'app'])
 def test_every_command_explains_itself(command):
     done = CliRunner().invoke(app, [*command.split(), '--help'])
     assert done.exit_code == 0

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['app']
 
-# %% ../nbs/71_cli.ipynb #830de3b3
+# %% ../nbs/71_cli.ipynb #1a9e4ca4
 import typer
 
+from .commands.app import explorer
 from .commands.base import Commands, plain
 from .commands.data import data_app
 from .commands.eval import evaluate
@@ -16,13 +17,14 @@ from .commands.runs import runs_app
 from .commands.tables import ablate, figure, figures, list_entries, table
 from .commands.train import cams, demo, train
 
-# %% ../nbs/71_cli.ipynb #5aa45d68
+# %% ../nbs/71_cli.ipynb #01a41dfd
 app = typer.Typer(
     name="wsss_nb", cls=Commands, add_completion=False, pretty_exceptions_enable=False, **plain,
     help="Weakly supervised semantic segmentation: train CAMs, plug in terms, compare, draw.",
     epilog="A data set is one string: cooccur (embedded, the default), folder:PATH or voc:PATH.")
 for name, command in {"train": train, "cams": cams, "eval": evaluate, "demo": demo, "refine": refine, "masks": masks,
-                      "list": list_entries, "table": table, "figure": figure, "figures": figures, "ablate": ablate}.items():
+                      "list": list_entries, "table": table, "figure": figure, "figures": figures, "ablate": ablate,
+                      "app": explorer}.items():
     app.command(name)(command)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
