@@ -1,15 +1,23 @@
 "The companion notebooks run headless under papermill, in the smoke preset, and refuse a parameter that does not fit."
+import json
+
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from notebooks import NBS
+from PIL import Image
 
 TINY = dict(data="cooccur?n=24&size=64", preset="smoke", device="cpu")
 
 
 def execute(name, folder, **parameters):
+    return papermilled(name, folder, TINY | parameters | {"runs": str(folder / "runs")})
+
+
+def papermilled(name, folder, parameters):
     out = folder / f"{name}.ipynb"
-    papermill.execute_notebook(str(NBS / f"{name}.ipynb"), str(out), parameters=TINY | parameters | {"runs": str(folder / "runs")},
+    papermill.execute_notebook(str(NBS / f"{name}.ipynb"), str(out), parameters=parameters,
                                cwd=str(NBS), progress_bar=False, kernel_name="python3")
     return nbformat.read(out, 4)
 
@@ -77,3 +85,64 @@ def test_cooccurrence_then_figures(tmp_path):
     assert "training a tiny one" in text and "2 of 4 figures drawn" in text
     assert "waits for BoxInst" in text and "Missing: 1 of 2 runs" in text
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"fbr.f{n}.{kind}" for n in (11, 13) for kind in ("png", "svg")]
+
+
+def your_data(folder, **parameters):
+    short = '{"training.steps": 4, "augment.crop": 64}'
+    nb = papermilled("your_data", folder, dict(out=str(folder / "out"), preset="smoke", device="cpu", overrides=short) | parameters)
+    return nb, " ".join(o.get("text", "") for o in outputs(nb))
+
+
+def test_your_data_makes_an_example(tmp_path):
+    nb, text = your_data(tmp_path, chain="")
+    assert "No photographs named" in text and (tmp_path / "out/example/tags.csv").exists()
+    (masks,) = (tmp_path / "out/masks").glob("*/SegmentationClass")
+    assert len([*masks.iterdir()]) == 64
+    assert sum("image/jpeg" in o.get("data", {}) for o in outputs(nb)) == 3  # the photographs; CAMs and seeds; masks
+    assert any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in nb.cells[-3].outputs)  # the explorer
+
+
+def test_your_data_takes_photographs_as_they_are(tmp_path):
+    "Names with spaces, folders, a wide picture, another table; a mask for each; a new threshold trains nothing."
+    photos, rows = tmp_path / "my photos", ["image,tags,by"]
+    (photos / "more").mkdir(parents=True)
+    for i, tags in enumerate(["red car; boat", "boat", "red car", "", "boat", "red car"]):
+        name = f"more/{i}.png" if i % 2 else f"photo {i}.JPG"
+        pixels = np.random.default_rng(i).integers(0, 256, (60, 80 + 20 * (i == 2), 3), np.uint8)
+        Image.fromarray(pixels).save(photos / name)
+        rows.append(f"{name},{tags},me")
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(rows))
+    own = dict(images=str(photos), table=str(table), longest=80, chain="crf")
+    _, text = your_data(tmp_path, **own)
+    assert "No photographs named" not in text
+    (masks,) = (tmp_path / "out/masks").iterdir()
+    assert (masks / "classes.txt").read_text().split() == ["boat", "red_car"]
+    allowed = {"photo 0": {0, 1, 2}, "photo 2": {0, 2}, "photo 4": {0, 1}, "more_1": {0, 1}, "more_3": {0}, "more_5": {0, 2}}
+    for name, values in allowed.items():
+        mask = Image.open(masks / f"SegmentationClass/{name}.png")
+        assert mask.size == ((80, 48) if name == "photo 2" else (80, 60)) and set(np.unique(mask)) <= values
+    assert len([*(masks / "SegmentationClass").iterdir()]) == 6
+
+    your_data(tmp_path, **own, threshold=0.6)
+    trained = {json.loads(f.read_text())["key"] for f in (tmp_path / "out/runs").glob("*/training.json")}
+    logs = [f.read_text() for f in (tmp_path / "out/runs").glob("*/log.jsonl")]
+    assert len(logs) == 2 and len(trained) == 1 and logs[0] == logs[1]
+
+    table.write_text("\n".join([*rows, "lost.jpg,boat,me", "more/1.png,boat,me"]))
+    with pytest.raises(papermill.PapermillExecutionError, match="line 8: no picture 'lost.jpg'.*line 9: more/1.png is there twice"):
+        your_data(tmp_path, **own)
+
+
+def test_explore_without_runs(tmp_path):
+    "Trains its own two tiny runs, shows the explorer, and the same view without widgets; finds them again."
+    nb = execute("explore", tmp_path, data="")
+    found = outputs(nb)
+    text = " ".join(o.get("text", "") for o in found)
+    assert "training two tiny ones" in text and "view(source, split='train'" in text
+    (shown,) = (c for c in nb.cells if c.source.endswith("\nexplorer"))
+    assert any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in shown.outputs)
+    assert sum("image/jpeg" in o.get("data", {}) for o in found) == 1
+    keys = [r.name[:6] for r in (tmp_path / "runs").glob("*/") if (r / "result.json").exists()]
+    nb = execute("explore", tmp_path, data="", keys=keys[:1])
+    assert "training two" not in " ".join(o.get("text", "") for o in outputs(nb))
