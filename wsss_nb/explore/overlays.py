@@ -179,7 +179,7 @@ def built_chain(source: Source, label: str, split: str, steps: tuple[StepConfig,
     walks = tuple(replace(f, threshold=threshold) if isinstance(f, PsaWalk) and f.threshold else f for f in built.functions)
     return replace(built, functions=walks)
 
-# %% ../../nbs/69d_explore.overlays.ipynb #57710805
+# %% ../../nbs/69d_explore.overlays.ipynb #44a7c0fd
 def refined_mask(
     source: Source, label: str, split: str, id: str,
     chain: str,                       # for instance pamr,crf?preset=irn
@@ -195,7 +195,7 @@ def refined_mask(
         with memory(source).busy:
             cams = source.cams(label, split, id)
             rest = np.full((1, *cams.cam.shape[1:]), t, np.float32)
-            seed = Seed(source.image(id), cams.classes, np.concatenate([rest, cams.cam]), id)
+            seed = Seed(source.image(id).copy(), cams.classes, np.concatenate([rest, cams.cam]), id)
             return built_chain(source, label, split, at_threshold(steps, t), t)(seed).mask()
     return memory(source).masks.get((label, split, id, chain, round(t, 6)), make)
 
