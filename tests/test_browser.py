@@ -354,7 +354,8 @@ def test_explorer_slider_in_python(photos):
 def test_the_page_of_the_command(page, photos, tmp_path):
     "`wsss_nb app`: the address with its token shows the explorer, without it nothing; Ctrl-C ends all."
     from playwright.sync_api import expect
-    code = 'from wsss_nb.cli import app; app(prog_name="wsss_nb")'
+    code = ('import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '   # background jobs inherit that it is ignored
+            'from wsss_nb.cli import app; app(prog_name="wsss_nb")')
     call = [sys.executable, '-c', code, 'app', '--runs', str(photos), '--device', 'cpu', '--port', '0', '--no-browser']
     env = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED='1', JUPYTER_DATA_DIR=str(tmp_path/'data'), JUPYTER_PREFER_ENV_PATH='1')
     with subprocess.Popen(call, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as served:
@@ -369,8 +370,10 @@ def test_the_page_of_the_command(page, photos, tmp_path):
             expect(page.locator('.wsss-panel img')).to_have_count(3)
             expect(page.get_by_text('without widgets')).to_have_count(0)
             screenshot(page, 'app')
-        finally:
             served.send_signal(signal.SIGINT)
+            served.wait(60)
+        finally:
+            served.kill()
     assert not list(tmp_path.glob('*.ipynb'))
 
 
