@@ -17,7 +17,7 @@ from .compose import GAP, encode, strip, strip_index
 from .parts import button, row
 from .picture import Picture
 
-# %% ../../nbs/69g_explore.views.ipynb #66e062a7
+# %% ../../nbs/69g_explore.views.ipynb #ffaf2952
 class PanelView(VBox):
     "A title, a picture, and what is known of it. `picked(y, x)`: the pixel of a click; `moved(y, x)`: that of the cross-hair."
     def __init__(self, picked: Callable[[int, int], None], moved: Callable[[int, int], None]):
@@ -29,11 +29,12 @@ class PanelView(VBox):
 
     def show(self, title: str, note: str, rgb: ndarray, facts: str, cross: Sequence[int] | None) -> None:
         "Another picture (uint8, [H, W, 3]); what is the same as before is not sent again."
+        with self.picture.hold_sync():   # one message, and the first: texts can wait
+            if self.rgb is None or rgb.shape != self.rgb.shape or not np.array_equal(rgb, self.rgb):
+                self.rgb, self.picture.data = rgb, encode(rgb)
+            self.picture.alt, self.picture.cross = " ".join(filter(None, [title, note])), list(cross or ())
         self.wait(False)
         self.title.value, self.facts.value = title_html(title, note), facts
-        if self.rgb is None or rgb.shape != self.rgb.shape or not np.array_equal(rgb, self.rgb):
-            self.rgb, self.picture.data = rgb, encode(rgb)
-        self.picture.alt, self.picture.cross = " ".join(filter(None, [title, note])), list(cross or ())
 
     def wait(self, on: bool, title: str = "", note: str = "") -> None:
         "Fade, since another picture is being made."
