@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['other_runs', 'short', 'run_text', 'CamExplorer']
 
-# %% ../../nbs/69g_explore.app.ipynb #0b0da537
+# %% ../../nbs/69g_explore.app.ipynb #7ba4d542
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,11 @@ from typing import Any
 
 from ipywidgets import HTML, Textarea, VBox
 
-import wsss_nb
 from .canvas import Canvas
 from .controls import Controls
 from .images import YOURS
 from .overlays import forget, refinements
-from .parts import Download, Status, palette_css
+from .parts import Download, Status, palette_css, style_sheet
 from .source import Source, finished_runs, of_each_method
 from .state import MOST_RUNS, ExplorerState, export_figure, panels
 from .views import Strip
@@ -52,7 +51,7 @@ def run_text(run: Run) -> str:
     score = "" if miou is None else f", mIoU {100 * miou:.1f}"
     return f"{recipe.method} ({recipe.preset}, seed {recipe.seed}, {run.key[:6]}{score})"
 
-# %% ../../nbs/69g_explore.app.ipynb #6374a41b
+# %% ../../nbs/69g_explore.app.ipynb #675f7dcb
 class CamExplorer(VBox):
     "The explorer of CAMs. `state` holds what is looked at, `source` what there is to look at; `close()` when done."
     def __init__(
@@ -86,8 +85,7 @@ class CamExplorer(VBox):
             self.source, self.state, self.listing, self.unwanted = source, state, None, None
             self.sets, self.more = other_runs(source)
             self.offers, self.chains = [(run_text(r), r.key) for r in self.more], {}
-            css = (Path(wsss_nb.__file__).parent / "explore" / "app.css").read_text()
-            self.style_sheet.value = f"<style>{css}\n{palette_css(len(source.data.classes))}</style>"
+            self.style_sheet.value = style_sheet(palette_css(len(source.data.classes)))
             state.observe(lambda change: self.update(), "revision")
             self.update()
 

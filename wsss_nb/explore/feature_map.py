@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['CSS', 'Controls', 'FeatureMap', 'hidden_if_wrong']
 
-# %% ../../nbs/69ha_explore.feature_map.ipynb #f085c2c0
+# %% ../../nbs/69ha_explore.feature_map.ipynb #6860667c
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,10 @@ import pandas as pd
 from ipywidgets import HTML, BoundedIntText, Checkbox, Dropdown, HBox, VBox
 from numpy import ndarray
 
-import wsss_nb
 from ..embedding import METHODS
 from .compose import encode
 from .map_state import LAYERS, SAMPLED, MapState, heads_of, panel_rows, point_image, state_points
-from .parts import Chips, Status, action, button, field, row, tie
+from .parts import Chips, Status, action, button, field, row, style_sheet, tie
 from .picture import Picture
 from .points import COLOURINGS, Points, counts_html, describe, groups, nearest_point, selection_sheet, tile_at, twins
 from .scatter import Scatter
@@ -63,7 +61,7 @@ class Controls(VBox):
     def _other_runs(self, change) -> None:
         self.state.runs = tuple(dict.fromkeys(r for r in (self.run.value, self.beside.value) if r))
 
-# %% ../../nbs/69ha_explore.feature_map.ipynb #fb3c20f2
+# %% ../../nbs/69ha_explore.feature_map.ipynb #a8a8283d
 CSS = '''
 .wsss-beside { position: sticky; top: 0; align-self: flex-start; }
 .wsss-map .wsss-scatter .side { max-width: none; }
@@ -99,7 +97,7 @@ class FeatureMap(VBox):
         for control, name in ((layer, 'layer'), (outline, 'outline'), (whole, 'whole')): tie(control, self.state, name, self.status)
         self.side = VBox([field(layer, '130px'), self.image, self.text, outline, whole], layout={'width': '344px', 'flex': 'none'})
         self.side.add_class('wsss-beside')
-        css = HTML(f'<style>{(Path(wsss_nb.__file__).parent/"explore"/"app.css").read_text()}{CSS}</style>')
+        css = HTML(style_sheet(CSS))
         self.below = HBox([self.table, self.sheet], layout={'flex_flow': 'row wrap', 'align_items': 'flex-start'})
         main = HBox([self.maps, self.side], layout={'overflow': 'visible'})   # a narrow page: map below map, the image beside them
         super().__init__([css, self.controls, row(self.status, kind='status'), main, self.below])

@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['named_rows', 'bank_page', 'NroiExplorer', 'chip_css', 'background_patches']
 
-# %% ../../nbs/69ia_explore.nroi.ipynb #d9c29b08
+# %% ../../nbs/69ia_explore.nroi.ipynb #637bda79
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from ipywidgets import HTML, Dropdown, HBox, IntSlider, ToggleButton, VBox
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
-import wsss_nb
 from ..core import pick_device
 from .compose import encode
 from .nroi_state import NroiState, fbr_runs
-from .parts import Status, action, button, field, row, tie
+from .parts import Status, action, button, field, row, style_sheet, tie
 from wsss_nb.explore.patches import (
     Patches,
     Regions,
@@ -66,7 +64,7 @@ def bank_page(source: Source, label: str, found: Patches, page: int = 0, n: int 
     rows = [patch_sheet(found.nearest(key, columns), source.image, stride, columns, 88) for key in keys]
     return named_rows([f'NROI {i + 1:,}' for i in at], rows)
 
-# %% ../../nbs/69ia_explore.nroi.ipynb #55d3e8d4
+# %% ../../nbs/69ia_explore.nroi.ipynb #b1811e4e
 class NroiExplorer(VBox):
     """Background clusters of an image, and the patches of other images nearest to the one chosen.
 
@@ -96,7 +94,7 @@ class NroiExplorer(VBox):
         self.pictures = HBox([self.photo, self.map, VBox([label, self.buttons, self.text], layout={'flex': '1 1 260px'})],
                              layout={'flex_flow': 'row wrap'})
         for p in (self.photo, self.map): p.layout.margin = '0 12px 6px 0'
-        css = HTML(f'<style>{(Path(wsss_nb.__file__).parent/"explore"/"app.css").read_text()}{chip_css()}</style>')
+        css = HTML(style_sheet(chip_css()))
         self.more = button('Others', 'Other NROIs of the bank', self._turn_page)
         super().__init__([css, self._fields(), self.strip, row(self.status, kind='status'), self.pictures, self.patches,
                           row(self.bank_title, self.more), self.bank])
