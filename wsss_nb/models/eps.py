@@ -105,7 +105,7 @@ class EpsModel(CamModel):
 class EpsConfig(CamConfig, kind="eps"):
     "Explicit pseudo-pixel supervision (Lee et al. 2021); results are 'image tags + saliency'."
     paper = dict(values=dict(backbone="wide_resnet38", output_stride=8),
-                 augment=dict(long_side=(448, 768), crop=448, jitter=(0.3, 0.3, 0.3, 0.1)),
+                 augment=dict(long_side=(256, 512), crop=448, jitter=(0.3, 0.3, 0.3, 0.1)),
                  optim=dict(lr=0.01, weight_decay=5e-4), training=dict(epochs=None, steps=20_000, batch_size=8))
     tau: Share = 0.4                                   # overlap with the saliency map from which a class's map is foreground
     lam: Annotated[float, Field(ge=0, le=1)] = 0.5     # weight of the foreground maps against the background's
