@@ -53,7 +53,8 @@ Method = Annotated[str, typer.Option(help="Baseline, then terms: cam, cam+fbr.")
 Data = Annotated[str, typer.Option(help="cooccur, 'cooccur?p=0.7&n=400', folder:PATH, voc:PATH.")]
 Preset = Annotated[str, typer.Option(help="paper, small, quick, demo or smoke: backbone, crop and length.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in the run.", min=0)]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe field, e.g. terms.fbr.lambda_bg=0.05. Repeatable.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe field, e.g. terms.fbr.lambda_bg=0.05. "
+             "training.* and optim.* also change the runs that a method starts from; start.optim.lr=0.01 says otherwise. Repeatable.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Runs = Annotated[Path, typer.Option(help="Folder of the run store.")]
 Baseline = Annotated[str | None, typer.Option(help="Baseline of the rows; default: the entry's own (cam).")]
