@@ -24,12 +24,13 @@ def follow(
     iterations: int = 100,
 ) -> tuple[Tensor, Tensor]:  # rows and columns, whole numbers [h, w]
     "Where each position ends (IRN Sec. 5.1); the field is read at the nearest position, and nobody leaves the grid."
+    def nearest(v): return (v + .5).floor().long()   # a half upwards: `round` takes it to even, and a moved picture ends elsewhere
     h, w = displacement.shape[1:]
     y, x = torch.meshgrid(*(torch.arange(n, device=displacement.device, dtype=torch.float32) for n in (h, w)), indexing="ij")
     for _ in range(iterations):
-        dy, dx = displacement[:, y.round().long(), x.round().long()]
+        dy, dx = displacement[:, nearest(y), nearest(x)]
         y, x = (y + dy).clamp(0, h - 1), (x + dx).clamp(0, w - 1)
-    return y.round().long(), x.round().long()
+    return nearest(y), nearest(x)
 
 # %% ../../nbs/48e_refine.instances.ipynb #8f2e25e5
 def point_to_centres(
