@@ -18,7 +18,9 @@ WORKERS = int(os.environ.get('WSSS_NB_TEST_WORKERS', 2))
 TIMEOUT = int(os.environ.get('WSSS_NB_TEST_TIMEOUT', 300))   # seconds for one whole notebook
 
 
-def library_notebooks(): return sorted(p.stem for p in NBS.glob('[0-9]*.ipynb'))
+def library_notebooks():
+    "Notebooks that export a module, as paths below nbs/ without suffix: 'losses/05_fbr'."
+    return sorted(p.relative_to(NBS).with_suffix('').as_posix() for p in NBS.rglob('[0-9]*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 
 
 def companions(): return sorted(p.stem for p in NBS.glob('[a-z]*.ipynb') if p.stem != 'index')

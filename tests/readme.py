@@ -16,7 +16,7 @@ def render(path=ROOT/'nbs/index.ipynb'):
     for c in nb.cells: c.source = re.sub(r'^#\|.*\n', '', c.source, flags=re.M)
     body, _ = MarkdownExporter().from_notebook_node(nb)
     body = re.sub(r'(\]\(|src=")\.\./', r'\1', body)                       # ../figures/x.png -> figures/x.png
-    body = re.sub(r'\]\(((?!https?:|#|/)[\w.]+\.ipynb)', r'](nbs/\1', body)  # 00_core.ipynb -> nbs/00_core.ipynb
+    body = re.sub(r'\]\(((?!https?:|#|/)[\w./]+\.ipynb)', r'](nbs/\1', body)  # losses/05_fbr.ipynb -> nbs/losses/05_fbr.ipynb
     return re.sub(r'\n{3,}', '\n\n', '\n'.join(line.rstrip() for line in body.split('\n'))).strip() + '\n'
 
 

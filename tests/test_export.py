@@ -62,7 +62,7 @@ def test_readme_links_exist():
 @pytest.mark.parametrize('nb', ALL)
 def test_notebook_is_clean(nb, rebuilt):
     path = NBS/f'{nb}.ipynb'
-    if json.loads(path.read_text()) != json.loads((rebuilt/'nbs'/path.name).read_text()):
+    if json.loads(path.read_text()) != json.loads((rebuilt/'nbs'/f'{nb}.ipynb').read_text()):
         pytest.fail(f'nbdev_clean would change {path.name}: run make nbs', pytrace=False)
     content = read(path)
     ids = [c.id for c in content.cells]
