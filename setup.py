@@ -27,7 +27,7 @@ setup(
         'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Image Recognition',
         'Framework :: Jupyter'],
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
-    package_data={f"{cfg['lib_name']}.explore": ['*.js', '*.css']},   # what the widgets are in a browser
+    package_data={f"{cfg['lib_name']}.explore.widgets": ['*.js', '*.css']},   # what the widgets are in a browser
     data_files=[('share/wsss_nb', ['settings.ini']), ('share/wsss_nb/nbs', companions)],   # what an sdist must have, too
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),

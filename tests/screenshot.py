@@ -7,7 +7,7 @@ from browser import ARGS, SECONDS, Server, find_chromium, missing
 from notebooks import ROOT
 
 PAGE = """
-from wsss_nb.explore.app import CamExplorer
+from wsss_nb.explore.cams.app import CamExplorer
 explorer = CamExplorer(store={runs!r}, split="val", image="val_00010", pixel=(50, 75))
 explorer
 """

@@ -17,7 +17,7 @@ from wsss_nb.ablate.plan import Job, grid, missing, plan
 from wsss_nb.ablate.runner import cluster, follow, run_jobs, tasks
 from wsss_nb.data.folder import write_folder
 from wsss_nb.data.catalog import open_data
-from wsss_nb.runs import RunStore
+from wsss_nb.run.store import RunStore
 
 TINY = dict(data="cooccur?n=24&size=64", preset="smoke",
             overrides={"training.steps": 12, "training.log_every": 1, "augment.crop": 64, "inference.limit": 4})

@@ -19,12 +19,12 @@ from torchvision import tv_tensors
 from wsss_nb.cams import cam_path, save_cam
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.folder import write_folder
-from wsss_nb.experiment import run_recipe
-from wsss_nb.explore.app import CamExplorer
-from wsss_nb.explore.feature_map import FeatureMap
-from wsss_nb.explore.nroi import NroiExplorer
+from wsss_nb.pipeline.experiment import run_recipe
+from wsss_nb.explore.cams.app import CamExplorer
+from wsss_nb.explore.map.app import FeatureMap
+from wsss_nb.explore.nroi.app import NroiExplorer
 from wsss_nb.explore.source import Source
-from wsss_nb.presets import make_recipe
+from wsss_nb.run.presets import make_recipe
 
 PICTURE = """
 import io
@@ -250,7 +250,7 @@ def photos(tmp_path_factory):
 def opened(page, served, runs):
     "The explorer on the two runs, on a page; its panels."
     served.show(page, f"""
-from wsss_nb.explore.app import CamExplorer
+from wsss_nb.explore.cams.app import CamExplorer
 explorer = CamExplorer(store={str(runs)!r}, split="train", device="cpu")
 explorer""")
     panels = page.locator('.wsss-panel')
@@ -388,7 +388,7 @@ def tiny(tmp_path_factory):
 
 
 MAP = """
-from wsss_nb.explore.feature_map import FeatureMap
+from wsss_nb.explore.map.app import FeatureMap
 from wsss_nb.explore.source import Source
 
 source, gone = Source.open({store!r}, device='cpu'), [{gone!r}]
@@ -466,7 +466,7 @@ def test_feature_map(page, served, tiny):
 
 
 NROI = """
-from wsss_nb.explore.nroi import NroiExplorer
+from wsss_nb.explore.nroi.app import NroiExplorer
 from wsss_nb.explore.source import Source
 
 NroiExplorer(Source.open({store!r}, device='cpu'), images=12, per_image=20)

@@ -152,7 +152,7 @@ def test_run_a_grid_with_a_failure(tmp_path, monkeypatch):
     from wsss_nb.ablate import runner
     from wsss_nb.ablate.execute import Outcome
     from wsss_nb.ablate.plan import plan
-    from wsss_nb.runs import RunStore
+    from wsss_nb.run.store import RunStore
 
     def half(jobs, runs, *_):
         good, bad = plan(jobs, store := RunStore(runs))

@@ -11,7 +11,7 @@ pytest.importorskip('pydensecrf.densecrf')
 
 from wsss_nb.bench.crf import agreement, made_up_unary, photo, pictures, pydensecrf  # noqa: E402
 from wsss_nb.refine.crf import ImageKernel  # noqa: E402
-from wsss_nb.refine.unary import unary_from_labels, unary_from_scores  # noqa: E402
+from wsss_nb.refine.parts.unary import unary_from_labels, unary_from_scores  # noqa: E402
 
 FOLDER = os.environ.get('WSSS_NB_PHOTOS')
 LABELS, PRESETS = (2, 4, 21), ('psa', 'irn', 'deeplab')
@@ -49,8 +49,8 @@ def test_probabilities(images):
 
 def test_device(images):
     "The torch lattice, as on an accelerator, labels as the numba one does."
-    from wsss_nb.refine.crf_torch import TorchKernel
-    from wsss_nb.refine.lattice import bilateral_features, spatial_features
+    from wsss_nb.refine.parts.crf_torch import TorchKernel
+    from wsss_nb.refine.parts.lattice import bilateral_features, spatial_features
     for preset in ('psa', 'irn'):
         kernel, unary = ImageKernel(images[1], preset), made_up_unary(images[1].shape[:2], 3, 1)
         p, (h, w) = kernel.preset, images[1].shape[:2]

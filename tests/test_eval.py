@@ -121,8 +121,8 @@ def test_bad_calls(folders, typed, words):
 @pytest.fixture(scope='module')
 def store(tmp_path_factory):
     "Two tiny runs, the first with refined masks of its own folder's form."
-    from wsss_nb.experiment import run_recipe
-    from wsss_nb.presets import make_recipe
+    from wsss_nb.pipeline.experiment import run_recipe
+    from wsss_nb.run.presets import make_recipe
     folder = tmp_path_factory.mktemp('runs')
     short = {'training.steps': 4, 'augment.crop': 64, 'augment.long_side': [64, 72]}
     runs = [run_recipe(make_recipe('cam', 'cooccur?n=16&size=64', 'smoke', seed=s, overrides=short), folder, 'cpu', 0) for s in (0, 1)]
@@ -160,9 +160,9 @@ def test_refined_masks(store):
 
 def test_shards_merged_are_the_whole():
     "Every accumulator: counts equal, sums of floats equal up to rounding."
-    from wsss_nb.instance import InstanceAP
-    from wsss_nb.judge import MaskScores
-    from wsss_nb.scores import FalsePositives
+    from wsss_nb.metrics.instance import InstanceAP
+    from wsss_nb.pipeline.judge import MaskScores
+    from wsss_nb.metrics.curves import FalsePositives
 
     def score(some): return sum((MaskScores.start(CLASSES, [1, 5, 40], [.008, 3]).update(*masks(i), str(i)) for i in some), 0)
     whole, parts = score(range(12)), [score(range(k, 12, 3)) for k in range(3)]
@@ -206,7 +206,7 @@ def test_boundaries_of_photographs(shift):
     "Real masks, odd sizes: the same numbers as the naive forms at every width."
     from pathlib import Path
     import os
-    from wsss_nb.boundary import BoundaryF, Trimap
+    from wsss_nb.metrics.boundary import BoundaryF, Trimap
     photos = Path(os.environ.get('WSSS_NB_PHOTOS', '/nowhere'))/'SegmentationClass'
     files = sorted(photos.glob('*.png'))[:6]
     if not files: pytest.skip('no photographs: name their folder in WSSS_NB_PHOTOS')

@@ -9,7 +9,7 @@ SCRIPT = """
 import os, sys, torch
 from pathlib import Path
 from torch import nn
-from wsss_nb.refine.fit import FitSchedule, fit
+from wsss_nb.refine.parts.fit import FitSchedule, fit
 calls = iter(range(10**6))
 def load(id, generator): return {"x": torch.randn(4, generator=generator), "y": torch.tensor([float(id) % 2])}
 def loss(net, batch):

@@ -18,17 +18,17 @@ from wsss_nb.cams import CachedCam, cam_path, chosen_ids, save_cam
 from wsss_nb.cli import app
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.folder import write_folder
-from wsss_nb.masks import read_log, refine_folder, refine_run, refined
-from wsss_nb.presets import make_recipe
-from wsss_nb.runs import RunStore
+from wsss_nb.pipeline.masks import read_log, refine_folder, refine_run, refined
+from wsss_nb.run.presets import make_recipe
+from wsss_nb.run.store import RunStore
 
 DATA = "cooccur?n=60&size=48"
 CHAIN = "slow?seconds=0.03,background?score=0.5"
 SLOW = """
 import signal, sys, time
-from wsss_nb.masks import refine_folder, refine_run
+from wsss_nb.pipeline.masks import refine_folder, refine_run
 from wsss_nb.refine.state import StepConfig
-from wsss_nb.runs import RunStore
+from wsss_nb.run.store import RunStore
 
 class Slow(StepConfig, kind="slow"):
     "Takes its time, then rolls the scores by a column."
@@ -233,7 +233,7 @@ def test_masks_in_the_layout_of_voc(tmp_path):
 
 def test_a_table_refines_what_it_shows(tmp_path, monkeypatch):
     "Dashes and the command while masks are missing; --refine makes them; nothing is made twice."
-    from wsss_nb.masks import masks_of
+    from wsss_nb.pipeline.masks import masks_of
     from wsss_nb.paper import registry
     run = made_up(tmp_path / "runs")
     rows = (registry.Row("none", "{base}"), registry.Row("half", "{base}", chain="background?score=0.5"))

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from wsss_nb.cams import cam_path, load_cam
 from wsss_nb.data.catalog import open_data
-from wsss_nb.experiment import load_model, load_terms, run_recipe
-from wsss_nb.presets import make_recipe
-from wsss_nb.recipe import replace
-from wsss_nb.runs import RunStore
-from wsss_nb.train import train
+from wsss_nb.pipeline.experiment import load_model, load_terms, run_recipe
+from wsss_nb.run.presets import make_recipe
+from wsss_nb.run.recipe import replace
+from wsss_nb.run.store import RunStore
+from wsss_nb.train.loop import train
 
 DATA = "cooccur?n=24&size=64"
 SHORT = {"training.steps": 8, "training.log_every": 2, "augment.crop": 64, "inference.limit": 4}
@@ -52,8 +52,8 @@ def test_fbr_changes_the_model_and_fills_its_bank(tmp_path):
 
 
 def launch(recipe_file, folder, *before):
-    code = ("import sys; from wsss_nb.core import read_json; from wsss_nb.recipe import parse_recipe;"
-            "from wsss_nb.experiment import run_recipe;"
+    code = ("import sys; from wsss_nb.core import read_json; from wsss_nb.run.recipe import parse_recipe;"
+            "from wsss_nb.pipeline.experiment import run_recipe;"
             "run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device='cpu', workers=0)")
     env = dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
     return subprocess.Popen([*(before or (sys.executable,)), "-c", code, str(recipe_file), str(folder)], env=env,
@@ -107,8 +107,8 @@ def test_two_processes_train_as_one(tmp_path, method):
     for rank in range(2):
         env = dict(os.environ, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
                    MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
-        code = ("import sys; from wsss_nb.core import read_json; from wsss_nb.recipe import parse_recipe;"
-                "from wsss_nb.experiment import run_recipe;"
+        code = ("import sys; from wsss_nb.core import read_json; from wsss_nb.run.recipe import parse_recipe;"
+                "from wsss_nb.pipeline.experiment import run_recipe;"
                 "run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device='cpu', workers=0)")
         processes.append(subprocess.Popen([sys.executable, "-c", code, str(file), str(tmp_path / "runs")], env=env,
                                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))

@@ -23,7 +23,7 @@ from .core import UserError, atomic_path
 from .data.base import Split, WsssData, collate, same_size_batches
 from .data.transforms import eval_transform, multi_scale, unflip
 from .models.cam import CamModel
-from .recipe import Inference
+from .run.recipe import Inference
 
 # %% ../nbs/02_cams.ipynb #0103a0d8
 @torch.inference_mode()

@@ -27,7 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 
 import wsss_nb
 from ..core import UserError, atomic_path
-from ..runs import RunStore
+from ..run.store import RunStore
 
 # %% ../../nbs/ablate/01_execute.ipynb #d77643ca
 def companion(name: str) -> Path:

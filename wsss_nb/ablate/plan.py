@@ -17,10 +17,10 @@ from pydantic import Field
 from ..core import UserError, read_json
 from ..data.base import WsssData
 from ..data.catalog import open_data
-from ..plugin import Part
-from ..presets import make_recipe, parts_of
-from ..recipe import Recipe
-from ..runs import Run, RunStore
+from ..run.plugin import Part
+from ..run.presets import make_recipe, parts_of
+from ..run.recipe import Recipe
+from ..run.store import Run, RunStore
 
 # %% ../../nbs/ablate/00_plan.ipynb #f3e2e3d5
 class Job(Part):

@@ -26,7 +26,7 @@ import wsss_nb
 from .execute import Outcome, Task, check_parameters, companion, declared, interrupt_running, library_version, read_id, unpack, work
 from .plan import Job, Planned, missing, plan
 from ..core import UserError, atomic_path
-from ..runs import Run, RunStore
+from ..run.store import Run, RunStore
 
 # %% ../../nbs/ablate/02_runner.ipynb #299ed647
 def gpus(device: str) -> int:

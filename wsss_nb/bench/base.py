@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_path, describe_device, pick_device
-from ..runs import environment
+from ..run.store import environment
 
 # %% ../../nbs/bench/00_base.ipynb #f7928351
 def interleaved(*work: Callable[[], Any], n: int = 5, device: torch.device | None = None) -> list[float]:

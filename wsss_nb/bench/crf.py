@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from .base import row
 from ..data.cooccur import CooccurData
 from ..refine.crf import ImageKernel, warm_up
-from ..refine.unary import CrfPreset, crf_preset
+from ..refine.parts.unary import CrfPreset, crf_preset
 
 # %% ../../nbs/bench/01_crf.ipynb #ee9e9231
 def pictures(n: int, size: tuple[int, int] = (375, 500)) -> list[ndarray]:   # uint8 [h, w, 3]

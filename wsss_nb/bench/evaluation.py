@@ -16,7 +16,7 @@ from numpy import ndarray
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from .base import row
-from ..boundary import WIDTHS, BoundaryF, Trimap
+from ..metrics.boundary import WIDTHS, BoundaryF, Trimap
 
 # %% ../../nbs/bench/04_evaluation.ipynb #09b8181b
 def wavy_discs(size: tuple[int, int] = (375, 500), rim: float = 0) -> tuple[ndarray, ndarray]:   # truth, prediction: uint8 [H, W]

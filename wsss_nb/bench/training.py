@@ -18,10 +18,10 @@ from ..core import peak_memory_mib, pick_device, reset_peak_memory
 from ..cams import infer_cams
 from ..data.cooccur import CooccurData
 from ..losses.fpr_prototypes import refresh
-from ..metrics import Sweep, predict_mask
-from ..presets import make_recipe
-from ..recipe import Inference
-from ..objective import build_objective, make_optimizers
+from ..metrics.confusion import Sweep, predict_mask
+from ..run.presets import make_recipe
+from ..run.recipe import Inference
+from ..train.objective import build_objective, make_optimizers
 
 # %% ../../nbs/bench/06_training.ipynb #94a075a7
 def fake_image(seed, size=(375, 500), C=20, P=2):
@@ -155,7 +155,7 @@ def embedding_row(n_points: int = 3000, channels: int = 128, clusters: int = 16)
     "UMAP beside scikit-learn's t-SNE on clusters of random points."
     from sklearn.manifold import trustworthiness
 
-    from wsss_nb.embedding import tsne, umap
+    from wsss_nb.features.embed import tsne, umap
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(clusters, channels))[rng.integers(clusters, size=n_points)]
     x = (centres + .5 * rng.normal(size=centres.shape)).astype(np.float32)

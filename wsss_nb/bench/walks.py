@@ -15,7 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from .base import row
-from ..refine.walk import boundary_affinity, feature_affinity, neighbours, pair_mask, random_walk
+from ..refine.parts.walk import boundary_affinity, feature_affinity, neighbours, pair_mask, random_walk
 
 # %% ../../nbs/bench/03_walks.ipynb #23fc9afa
 def pairs(h: int, w: int, radius: int = 5) -> tuple[Tensor, Tensor, Tensor]:  # indices of both ends [N], which entries of [K, h, w]

@@ -26,7 +26,7 @@ def user_line(
     from pydantic import ValidationError
 
     from wsss_nb.core import UserError
-    from wsss_nb.plugin import explain_validation
+    from wsss_nb.run.plugin import explain_validation
     if isinstance(error, ValidationError):
         error = explain_validation(error)
     return " ".join(str(error).split()) if isinstance(error, UserError) else None

@@ -34,5 +34,5 @@ def data_check(name: NameArg = "cooccur", skip_bad: SkipBad = False):
 def data_show(name: NameArg = "cooccur", split: SplitName = "train", n: int = 24, out: Figures = Path("figures")):
     "Write a contact sheet: images with their tags, and their masks where there are any."
     from wsss_nb.data.catalog import open_data
-    from wsss_nb.viz import contact_sheet, save_figure
+    from wsss_nb.draw.grids import contact_sheet, save_figure
     typer.echo(save_figure(contact_sheet(open_data(name), split, n), out / f"contact-{file_name(name)}-{split}.png"))

@@ -70,7 +70,7 @@ def write_scores(found: dict[str, Any], out: Path) -> None:
     import pandas as pd
     from wsss_nb.core import atomic_path, write_json
     from wsss_nb.data.check import table
-    from wsss_nb.runs import nan_to_null
+    from wsss_nb.run.store import nan_to_null
     if out.suffix == ".json":
         records = {name: s.record() for name, s in found.items()}
         write_json(out, nan_to_null(records if len(found) > 1 else next(iter(records.values()))))
@@ -87,7 +87,7 @@ def write_scores(found: dict[str, Any], out: Path) -> None:
 # %% ../../nbs/commands/07_eval.ipynb #054f9a53
 def changed(recipe, split: str | None, threshold: str | None):
     "The recipe with another split or threshold to evaluate with."
-    from wsss_nb.recipe import replace
+    from wsss_nb.run.recipe import replace
     changes = {"splits.seeds": split} if split else {}
     if threshold:
         number = threshold.replace(".", "", 1).isdigit()
@@ -98,8 +98,8 @@ def changed(recipe, split: str | None, threshold: str | None):
 def judge_seeds(run, data, recipe, options: tuple, device: str):
     "Metrics and counts of a run's seeds, from its cache; CAMs that are not there are inferred first."
     from wsss_nb.cams import chosen_ids
-    from wsss_nb.experiment import evaluate
-    from wsss_nb.judge import score_masks, seed_loader
+    from wsss_nb.pipeline.experiment import evaluate
+    from wsss_nb.pipeline.judge import score_masks, seed_loader
     split = recipe.splits.seeds
     ensure_cams(run, data, [split] + ([recipe.splits.val] if recipe.evaluation.threshold == "val" else []), device, None)
     metrics = evaluate(recipe, data, run.path)
@@ -109,7 +109,7 @@ def judge_seeds(run, data, recipe, options: tuple, device: str):
 
 def judge_refined(run, data, split: str, name: str, options: tuple):
     "Counts of a run's refined masks: of the images that have one."
-    from wsss_nb.judge import refined_loader, score_masks
+    from wsss_nb.pipeline.judge import refined_loader, score_masks
     load = refined_loader(run, data, split, name)
     folder, ids = run.path / "refined" / name / "masks" / split, data.ids(split)
     there = [i for i in ids if (folder / f"{i}.png").exists()]
@@ -157,7 +157,7 @@ def evaluate(
 # %% ../../nbs/commands/07_eval.ipynb #0d292513
 def judge_folders(truth: Path, pred: Path, classes: Path | None, ids: Path | None, options: tuple) -> dict[str, Any]:
     "Scores of a folder of masks, printed."
-    from wsss_nb.judge import read_classes, read_list, score_folders
+    from wsss_nb.pipeline.judge import read_classes, read_list, score_folders
     widths, tolerances, workers = options
     scores = score_folders(truth, pred, read_classes(classes) if classes else None, read_list(ids) if ids else None,
                            widths, tolerances, workers)
@@ -199,8 +199,8 @@ def judge_runs(
 def refined_name(run, split: str, masks: str) -> str:
     "The folder of refined masks that is meant: by its name, or by the chain that made them."
     from wsss_nb.core import UserError
-    from wsss_nb.judge import refined_names
-    from wsss_nb.masks import refined
+    from wsss_nb.pipeline.judge import refined_names
+    from wsss_nb.pipeline.masks import refined
     try:
         return masks if masks in refined_names(run, split) else refined(run, masks).path.name
     except UserError:   # no chain either: `refined_loader` says which there are

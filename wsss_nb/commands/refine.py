@@ -35,11 +35,11 @@ def refine(
     if (run is None) != all(folders) or (run and any(folders)):
         raise UserError("Refine what?", "Name --run KEY, or the three folders --images, --masks and --out.")
     if run is None:
-        from wsss_nb.masks import refine_folder
+        from wsss_nb.pipeline.masks import refine_folder
         typer.echo(refine_folder(images, masks, steps, out, device, workers))
         return
     found, opened = open_run(run, runs, data)
-    from wsss_nb.masks import refine_run
+    from wsss_nb.pipeline.masks import refine_run
     split = split or found.recipe.splits.seeds
     typer.echo(describe_masks(refine_run(found, steps, opened, split, device, workers, limit), split))
 
@@ -68,7 +68,7 @@ def masks(
     from wsss_nb.refine.chain import parse_chain
     steps = parse_chain(chain)
     run, opened = open_run(key, runs, data)
-    from wsss_nb.masks import refine_run, save_masks
+    from wsss_nb.pipeline.masks import refine_run, save_masks
     split = split or run.recipe.splits.seeds
     done = refine_run(run, steps, opened, split, device, workers)
     folder = save_masks(done, opened, split, out or Path("masks") / run.key / done.path.name)

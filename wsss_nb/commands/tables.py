@@ -64,7 +64,7 @@ def refine_missing(measurement, device: str) -> list[str]:
     if not (left := measurement.unrefined):
         return []
     from wsss_nb.core import UserError
-    from wsss_nb.masks import refine_run
+    from wsss_nb.pipeline.masks import refine_run
     failed = []
     for i, (run, chain) in enumerate(left, 1):
         typer.echo(f"{i} of {len(left)}: {chain or 'seeds'} of {run.recipe.method}, run {run.key}", err=True)
@@ -90,7 +90,7 @@ def table(
     device: Device = "auto", out: Figures = Path("figures"),
 ):
     "Show a table: the paper beside what was measured. Written to --out as Markdown, CSV, LaTeX and HTML."
-    from wsss_nb.paper.table import Measured
+    from wsss_nb.paper.tables.table import Measured
     show_table(lambda: Measured(id, data, preset, seeds, baseline, parse_sets(set_), runs), run, workers, scheduler, device, out, refine)
 
 
@@ -119,7 +119,7 @@ def ablate(
 ):
     "Compare methods over a grid of values and seeds. Shows one row for each combination; --run runs what is missing."
     from wsss_nb.paper.registry import study
-    from wsss_nb.paper.table import Measured
+    from wsss_nb.paper.tables.table import Measured
     own = study([m.strip() for m in methods.split(",")], parse_over(over), id=name)
     words = ["wsss_nb", "ablate", "--methods", methods, *(w for o in over or [] for w in ("--over", o))]
     words += ["--name", name] if name != "ablate" else []
@@ -139,8 +139,8 @@ def figure(
     "Draw a figure of finished runs. CAMs, IoU per class, leak, threshold sweep; or a figure of a paper."
     from wsss_nb.core import UserError
     if "." not in id:
-        from wsss_nb.compare import draw
-        from wsss_nb.runs import RunStore
+        from wsss_nb.pipeline.compare import draw
+        from wsss_nb.run.store import RunStore
         if run or refine:
             raise UserError(f"{id} is drawn of runs that are there: --run is for the papers' figures.", "Train them: wsss_nb ablate --run.")
         store = RunStore(runs)
@@ -148,8 +148,8 @@ def figure(
         return
     if keys:
         raise UserError(f"{id} finds its own runs; it takes no keys.", "Use --data, --preset and --seeds.")
-    from wsss_nb.paper.figures import write_figure
-    from wsss_nb.paper.measure import Measurement
+    from wsss_nb.paper.figures.all import write_figure
+    from wsss_nb.paper.tables.measure import Measurement
     from wsss_nb.paper.registry import lookup
     entry, options = lookup(id, "figure"), (data, preset, seeds, baseline, parse_sets(set_), runs)
     report_failures(run_missing(Measurement(entry, *options), workers, scheduler, device) if run else [])
@@ -182,10 +182,10 @@ def figures(
 def write(entry, out: Path, partial: bool, options: tuple) -> list[Path]:
     "A table or figure into its files; one whose runs are missing is a `UserError`."
     from wsss_nb.core import UserError
-    from wsss_nb.paper.figures import write_figure
-    from wsss_nb.paper.measure import Measurement
+    from wsss_nb.paper.figures.all import write_figure
+    from wsss_nb.paper.tables.measure import Measurement
     from wsss_nb.paper.registry import Table
-    from wsss_nb.paper.table import Measured, to_refine, to_run
+    from wsss_nb.paper.tables.table import Measured, to_refine, to_run
     if not isinstance(entry, Table):
         return [write_figure(Measurement(entry, *options), out)]
     measured = Measured(entry, *options)

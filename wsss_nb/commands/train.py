@@ -23,8 +23,8 @@ def read_recipe(
 ):
     "The recipe that the options ask for."
     from wsss_nb.core import UserError, read_json
-    from wsss_nb.presets import make_recipe
-    from wsss_nb.recipe import parse_recipe, replace
+    from wsss_nb.run.presets import make_recipe
+    from wsss_nb.run.recipe import parse_recipe, replace
     overrides = parse_sets(sets)
     if file is None:
         return make_recipe(method, data, preset, seed, overrides)
@@ -58,7 +58,7 @@ def train(
     chosen = read_recipe(recipe, method, data, preset, seed, set_)
     from wsss_nb.core import pick_device
     pick_device(device)
-    from wsss_nb.experiment import run_recipe
+    from wsss_nb.pipeline.experiment import run_recipe
     typer.echo(describe(run_recipe(chosen, runs, device, workers, skip_bad=skip_bad)))
 
 # %% ../../nbs/commands/03_train.ipynb #3530561e
@@ -66,7 +66,7 @@ def open_run(key: str, runs: Path, data: str | None):
     "A stored run and the data it was trained on; other data is a `UserError`."
     from wsss_nb.core import UserError
     from wsss_nb.data.catalog import open_data
-    from wsss_nb.runs import RunStore, run_key
+    from wsss_nb.run.store import RunStore, run_key
     run = RunStore(runs).find(key)
     opened = open_data(data or run.recipe.data)
     if run_key(run.recipe, opened.fingerprint()) != run.key:
@@ -78,7 +78,7 @@ def ensure_cams(run, data, splits: list[str], device: str, workers: int | None) 
     "CAMs of these splits in the run's cache."
     from wsss_nb.cams import write_cams
     from wsss_nb.core import pick_device
-    from wsss_nb.experiment import load_model
+    from wsss_nb.pipeline.experiment import load_model
     target = pick_device(device)
     model = load_model(run, len(data.classes), device)
     for split in splits:
@@ -112,11 +112,11 @@ def demo(
 ):
     "Compare methods: table and figures. Trains what is missing; stop it anywhere, the same command goes on."
     todo = [read_recipe(None, m.strip(), data, preset, s, set_) for m in methods.split(",") for s in range(seeds)]
-    from wsss_nb.compare import class_table, context_leaks, draw, score_table
+    from wsss_nb.pipeline.compare import class_table, context_leaks, draw, score_table
     from wsss_nb.core import pick_device
     from wsss_nb.data.catalog import open_data
-    from wsss_nb.experiment import run_recipe
-    from wsss_nb.masks import refine_run
+    from wsss_nb.pipeline.experiment import run_recipe
+    from wsss_nb.pipeline.masks import refine_run
     from wsss_nb.paper.registry import CRF
     pick_device(device)
     opened = open_data(data, skip_bad=skip_bad)

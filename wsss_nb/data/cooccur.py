@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..core import UserError, derive_seed
 from .base import WsssData
-from .noise import Dice
-from .render import render
-from .scenes import CLASSES, OWN, STUFF, Scene, cast, plan
+from .scenery.noise import Dice
+from .scenery.render import render
+from .scenery.scenes import CLASSES, OWN, STUFF, Scene, cast, plan
 
 # %% ../../nbs/data/04_cooccur.ipynb #c823fb09
 DRAWING = 1    # raise it when any picture changes: it is part of the fingerprint

@@ -18,8 +18,8 @@ from pydantic import Field
 from ..core import UserError
 from .base import WsssData
 from .maps import add_maps, cache_folder, write_maps
-from ..plugin import Part
-from ..recipe import NonNegative, Positive
+from ..run.plugin import Part
+from ..run.recipe import NonNegative, Positive
 
 # %% ../../nbs/data/10_superpixels.ipynb #c2b7ff7d
 class Superpixels(Part):

@@ -29,7 +29,7 @@ class Picture(anywidget.AnyWidget):
     """A picture to look at and to point at. Pixels are (row, column) of the picture sent, however large it is shown.
 
     Mouse: click. Keys: arrows move the cross-hair (with Shift ten times as far), Enter or Space clicks there."""
-    _esm = Path(wsss_nb.__file__).parent/'explore'/'picture.js'
+    _esm = Path(wsss_nb.__file__).parent/'explore/widgets/picture.js'
     data = Bytes(help='a PNG or JPEG file; another replaces it without a flicker').tag(sync=True)
     alt = Unicode('picture', help='what it shows, for those who cannot see it').tag(sync=True)
     width = Int(0, help='as shown, in CSS pixels; 0: as many as it has').tag(sync=True)

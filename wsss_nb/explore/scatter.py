@@ -16,7 +16,7 @@ from traitlets import Bytes, Enum, Float, Int, List, Tuple, Unicode, validate
 
 import wsss_nb
 from ..core import UserError
-from ..viz import RUN_COLOURS
+from ..draw.grids import RUN_COLOURS
 
 # %% ../../nbs/explore/02_scatter.ipynb #cd7fdbad
 MARKERS = ('circle', 'square', 'triangle', 'diamond', 'plus', 'triangle down', 'cross', 'star')   # in the order of SHAPES in scatter.js
@@ -48,7 +48,7 @@ class Scatter(anywidget.AnyWidget):
 
     Mouse: wheel zooms, drag moves, Shift and drag (or mode 'lasso') selects, click picks, a double click beside the points shows all.
     Keys: arrows go to the nearest point in that direction, Enter picks it, + and - zoom, 0 shows all, Escape clears the selection."""
-    _esm = Path(wsss_nb.__file__).parent/'explore'/'scatter.js'
+    _esm = Path(wsss_nb.__file__).parent/'explore/widgets/scatter.js'
     points = Bytes(help='float32, [N, 2]; y upwards').tag(sync=True)
     colour = Bytes(help='uint8, [N]; index into the palette').tag(sync=True)
     marker = Bytes(help='uint8, [N]; index into MARKERS').tag(sync=True)

@@ -21,7 +21,7 @@ from .contrast import active_keys, class_mean, hard_half, hard_keys, pcl_floor, 
 from .nroi import Bank, kmeans
 from .term import Term
 from ..models.cam import CamOutput, normalised_cam
-from ..recipe import Count, NonNegative, Positive, Share, TermConfig
+from ..run.recipe import Count, NonNegative, Positive, Share, TermConfig
 
 # %% ../../nbs/losses/05_fbr.ipynb #6a217a60
 class FBRConfig(TermConfig, kind='fbr'):

@@ -19,7 +19,7 @@ from .fbr import on_image, seen_classes
 from .fpr_prototypes import Pools, class_regions, distance, nearest, refresh, region_features, save_pools
 from .term import Term, no_loss
 from ..models.cam import CamOutput
-from ..recipe import Count, NonNegative, Positive, Share, TermConfig
+from ..run.recipe import Count, NonNegative, Positive, Share, TermConfig
 
 # %% ../../nbs/losses/07_fpr.ipynb #5fce5f81
 class FPRConfig(TermConfig, kind='fpr'):

@@ -17,7 +17,7 @@ from .contrast import active_keys, class_mean, hard_half, pcl_grouped, pick, ran
 from .fbr import on_image, prototypes, seed_map
 from .term import Term
 from ..models.cam import CamOutput, normalised_cam
-from ..recipe import Count, NonNegative, Positive, Share, TermConfig
+from ..run.recipe import Count, NonNegative, Positive, Share, TermConfig
 
 # %% ../../nbs/losses/09_ppc.ipynb #c86d4b3a
 class PPCConfig(TermConfig, kind='ppc'):

@@ -21,7 +21,7 @@ from .regions import pool_regions, spread_regions
 from .term import Term, no_loss
 from ..models.cam import CamModel, CamOutput
 from ..models.drs import add_drs
-from ..recipe import Count, NonNegative, Optim, Positive, Share, TermConfig
+from ..run.recipe import Count, NonNegative, Optim, Positive, Share, TermConfig
 
 # %% ../../nbs/losses/08_ssc.ipynb #647a208a
 class SSCConfig(TermConfig, kind="ssc"):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core import derive_seed
 from ..models.cam import CamModel, CamOutput
-from ..recipe import Optim
+from ..run.recipe import Optim
 
 # %% ../../nbs/losses/00_term.ipynb #143aa927
 class Term(nn.Module):

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from ..core import evaluating
 from .backbones import Backbone
 from .cam import CamConfig, CamModel, CamOutput
-from ..recipe import Count, NonNegative, Positive, Share
+from ..run.recipe import Count, NonNegative, Positive, Share
 
 # %% ../../nbs/models/07_advcam.ipynb #ee90a931
 def present(

@@ -18,7 +18,7 @@ from ..core import derive_seed
 from ..data.base import IGNORE
 from .backbones import Backbone
 from .cam import CamConfig, CamModel, CamOutput
-from ..recipe import Count, ModelConfig
+from ..run.recipe import Count, ModelConfig
 
 # %% ../../nbs/models/09_amn.ipynb #d320f1f5
 class Aspp(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core import derive_seed
 from .backbones import Backbone
-from ..recipe import ModelConfig
+from ..run.recipe import ModelConfig
 
 # %% ../../nbs/models/04_cam.ipynb #64232faa
 @dataclass

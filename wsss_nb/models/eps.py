@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .backbones import Backbone
 from .cam import CamConfig, CamModel, CamOutput
-from ..recipe import Share
+from ..run.recipe import Share
 
 # %% ../../nbs/models/06_eps.ipynb #6126ddf3
 def unit_range(saliency: Tensor) -> Tensor:  # [B, H, W] in 0..1 or 0..255

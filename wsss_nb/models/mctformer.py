@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..core import UserError, derive_seed
 from .backbones import load_weights
 from .cam import CamModel, CamOutput, gap
-from ..recipe import Count, ModelConfig
+from ..run.recipe import Count, ModelConfig
 
 # %% ../../nbs/models/08_mctformer.ipynb #359e87ff
 def is_plain(net: nn.Module) -> bool:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..ablate.plan import Job, grid
 from ..core import UserError
-from ..presets import make_recipe, parts_of
+from ..run.presets import make_recipe, parts_of
 
 # %% ../../nbs/paper/00_registry.ipynb #5a815152
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ class FigureSpec:
 # %% ../../nbs/paper/00_registry.ipynb #6212af0d
 Entry = Table | FigureSpec
 ENTRIES: dict[str, Entry] = {}
-PAPERS = ("wsss_nb.paper.others", "wsss_nb.paper.fbr", "wsss_nb.paper.fpr", "wsss_nb.paper.ssc")   # those that wait come first
-FIGURES = "wsss_nb.paper.figures"
+PAPERS = tuple(f"wsss_nb.paper.tables.{name}" for name in ("others", "fbr", "fpr", "ssc"))   # those that wait come first
+FIGURES = "wsss_nb.paper.figures.all"
 CRF = "background?power=run,crf?preset=psa&relative=true"   # the columns '+CRF': the papers' on images of VOC's size
 
 

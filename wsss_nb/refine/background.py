@@ -16,8 +16,8 @@ from pydantic import model_validator
 
 from ..cams import background_score, chosen_ids
 from ..core import UserError, read_json, write_json
-from ..metrics import Sweep
-from ..recipe import Positive, Share
+from ..metrics.confusion import Sweep
+from ..run.recipe import Positive, Share
 from .chain import default_threads, load_seed, over_images, run_threshold
 from .state import Context, Seed, StepConfig
 

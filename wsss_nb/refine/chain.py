@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from ..cams import cam_path, load_cam
 from ..core import UserError
 from ..data.base import WsssData
-from ..plugin import load_plugin
+from ..run.plugin import load_plugin
 from .state import Context, Seed, StepConfig, seed_from_cam
-from ..runs import Run
+from ..run.store import Run
 
 # %% ../../nbs/refine/01_chain.ipynb #f62f87b6
 STEPS = ("background", "crf", "irn", "pamr", "psa", "sam", "superpixels")   # those of the library; others may register themselves

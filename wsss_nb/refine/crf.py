@@ -22,11 +22,11 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from ..core import UserError
-from ..recipe import Count, NonNegative, Positive, Share
-from .crf_torch import TorchKernel
-from .lattice import BLOCK, Lattice, bilateral_features, blur, slice_add, spatial_features, splat
+from ..run.recipe import Count, NonNegative, Positive, Share
+from .parts.crf_torch import TorchKernel
+from .parts.lattice import BLOCK, Lattice, bilateral_features, blur, slice_add, spatial_features, splat
 from .state import Context, Seed, StepConfig
-from .unary import CrfPreset, crf_preset, unary_from_labels, unary_from_scores
+from .parts.unary import CrfPreset, crf_preset, unary_from_labels, unary_from_scores
 
 # %% ../../nbs/refine/06_crf.ipynb #7580478a
 @njit(nogil=True, cache=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..core import UserError
-from ..recipe import Count
+from ..run.recipe import Count
 from .state import Context, Seed, StepConfig
 
 # %% ../../nbs/refine/02_pamr.ipynb #d3c9c493

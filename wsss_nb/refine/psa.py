@@ -26,14 +26,14 @@ from ..core import UserError, derive_seed
 from ..data.base import IGNORE
 from ..data.transforms import train_transform
 from ..models.backbones import Backbone
-from ..recipe import Count, NonNegative, Positive, Recipe, Share
+from ..run.recipe import Count, NonNegative, Positive, Recipe, Share
 from .chain import run_threshold
 from .crf import CrfStep
-from .fit import FitSchedule, fit, run_trunk
-from .irn_labels import BACKGROUND, DIFFERENT, FOREGROUND, Crops, pair_kinds, trainable_ids, write_labels
+from .parts.fit import FitSchedule, fit, run_trunk
+from .parts.irn_labels import BACKGROUND, DIFFERENT, FOREGROUND, Crops, pair_kinds, trainable_ids, write_labels
 from .state import Context, Seed, StepConfig
-from .walk import feature_affinity, pair_mask, random_walk, walk_steps
-from ..runs import Run
+from .parts.walk import feature_affinity, pair_mask, random_walk, walk_steps
+from ..run.store import Run
 
 # %% ../../nbs/refine/07_psa.ipynb #19c70614
 def psa_labels(

@@ -17,7 +17,7 @@ from numpy import ndarray
 from pydantic import Field
 
 from ..core import UserError
-from ..recipe import Count, Share
+from ..run.recipe import Count, Share
 from .state import Context, Seed, StepConfig
 
 # %% ../../nbs/refine/04_sam.ipynb #c7ec0cde

@@ -18,8 +18,8 @@ from numpy import ndarray
 from ..cams import CachedCam
 from ..core import UserError
 from ..data.base import WsssData
-from ..plugin import Plugin
-from ..runs import Run
+from ..run.plugin import Plugin
+from ..run.store import Run
 
 # %% ../../nbs/refine/00_state.ipynb #5ccf9869
 @dataclass(frozen=True)
