@@ -1,4 +1,5 @@
 "Run notebooks in their own processes, a few at a time, in a copy of the project so that no test writes to the work tree."
+
 import json
 import os
 import re
@@ -13,33 +14,41 @@ from queue import Queue
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-NBS = ROOT/'nbs'
-WORKERS = int(os.environ.get('WSSS_NB_TEST_WORKERS', 2))
-TIMEOUT = int(os.environ.get('WSSS_NB_TEST_TIMEOUT', 300))   # seconds for one whole notebook
+NBS = ROOT / "nbs"
+WORKERS = int(os.environ.get("WSSS_NB_TEST_WORKERS", 2))
+TIMEOUT = int(os.environ.get("WSSS_NB_TEST_TIMEOUT", 300))  # seconds for one whole notebook
 
 
 def library_notebooks():
     "Notebooks that export a module, as paths below nbs/ without suffix: 'losses/05_fbr'."
-    return sorted(p.relative_to(NBS).with_suffix('').as_posix() for p in NBS.rglob('[0-9]*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+    return sorted(
+        p.relative_to(NBS).with_suffix("").as_posix()
+        for p in NBS.rglob("[0-9]*.ipynb")
+        if ".ipynb_checkpoints" not in p.parts
+    )
 
 
-def companions(): return sorted(p.stem for p in NBS.glob('[a-z]*.ipynb') if p.stem != 'index')
+def companions():
+    return sorted(p.stem for p in NBS.glob("[a-z]*.ipynb") if p.stem != "index")
 
 
-def read(path): return nbformat.read(path, as_version=4)
+def read(path):
+    return nbformat.read(path, as_version=4)
 
 
-def exported(nb): return any(re.match(r'#\|\s*default_exp', c.source) for c in nb.cells if c.cell_type == 'code')
+def exported(nb):
+    return any(re.match(r"#\|\s*default_exp", c.source) for c in nb.cells if c.cell_type == "code")
 
 
 def scratch_project(folder):
     "A copy of nbs/ with its neighbours where relative paths expect them (`../..` is this clone's parent)."
-    project = folder/'project'
-    shutil.copytree(NBS, project/'nbs', ignore=shutil.ignore_patterns('.*', '__pycache__', 'runs'))
-    shutil.copy(ROOT/'settings.ini', project)
-    shutil.copytree(ROOT/'wsss_nb', project/'wsss_nb', ignore=shutil.ignore_patterns('__pycache__'))
-    shared = ROOT.parent/'shared'
-    if shared.exists(): (folder/'shared').symlink_to(shared)
+    project = folder / "project"
+    shutil.copytree(NBS, project / "nbs", ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
+    shutil.copy(ROOT / "settings.ini", project)
+    shutil.copytree(ROOT / "wsss_nb", project / "wsss_nb", ignore=shutil.ignore_patterns("__pycache__"))
+    shared = ROOT.parent / "shared"
+    if shared.exists():
+        (folder / "shared").symlink_to(shared)
     return project
 
 
@@ -48,11 +57,28 @@ class Pool:
 
     def __init__(self, names, folder):
         self.project, self.seconds, self.idle = scratch_project(folder), {}, Queue()
-        env = dict(os.environ, OMP_NUM_THREADS='1', OMP_WAIT_POLICY='passive', PYTHONPATH=str(self.project),
-                   IPYTHONDIR=str(folder/'ipython'), JUPYTER_DATA_DIR=str(folder/'jupyter'), PYTHONHASHSEED='0')
-        self.servers = [subprocess.Popen([sys.executable, ROOT/'tests/warm.py', str(TIMEOUT)], env=env, cwd=self.project, text=True,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(WORKERS)]
-        for server in self.servers: self.idle.put(server)
+        env = dict(
+            os.environ,
+            OMP_NUM_THREADS="1",
+            OMP_WAIT_POLICY="passive",
+            PYTHONPATH=str(self.project),
+            IPYTHONDIR=str(folder / "ipython"),
+            JUPYTER_DATA_DIR=str(folder / "jupyter"),
+            PYTHONHASHSEED="0",
+        )
+        self.servers = [
+            subprocess.Popen(
+                [sys.executable, ROOT / "tests/warm.py", str(TIMEOUT)],
+                env=env,
+                cwd=self.project,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            for _ in range(WORKERS)
+        ]
+        for server in self.servers:
+            self.idle.put(server)
         self.threads = ThreadPoolExecutor(WORKERS)
         self.futures = {n: self.threads.submit(self._run, n) for n in names}
 
@@ -69,7 +95,7 @@ class Pool:
     def _run(self, name):
         start, server = time.perf_counter(), self.idle.get()
         try:
-            print(self.project/'nbs'/f'{name}.ipynb', file=server.stdin, flush=True)
+            print(self.project / "nbs" / f"{name}.ipynb", file=server.stdin, flush=True)
             return json.loads(server.stdout.readline() or f'"{name}: tests/warm.py died"')
         finally:
             self.idle.put(server)

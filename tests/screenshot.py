@@ -1,4 +1,5 @@
 "figures/explorer.jpg is the explorer as it stands in a browser.   python tests/screenshot.py RUNS   (a store in which `make demo` has run)"
+
 import sys
 import tempfile
 from pathlib import Path
@@ -16,20 +17,25 @@ explorer
 def shoot(runs, file):
     "A JPEG of the explorer on the latest runs of a store, at 1.5 times a page's resolution."
     from playwright.sync_api import sync_playwright
+
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
-        browser, server = p.chromium.launch(executable_path=find_chromium(), args=ARGS), Server('voila', Path(folder))
+        browser, server = (
+            p.chromium.launch(executable_path=find_chromium(), args=ARGS),
+            Server("voila", Path(folder)),
+        )
         try:
-            page = browser.new_page(viewport={'width': 1280, 'height': 900}, device_scale_factor=1.5)
+            page = browser.new_page(viewport={"width": 1280, "height": 900}, device_scale_factor=1.5)
             page.set_default_timeout(3000 * SECONDS)
             server.wait().show(page, PAGE.format(runs=str(Path(runs).resolve())))
-            page.locator('.wsss-app .wsss-picture img').nth(2).wait_for()
-            page.wait_for_timeout(5000)   # for captions and thumbnails
-            page.locator('.wsss-app').screenshot(path=file, type='jpeg', quality=80)
+            page.locator(".wsss-app .wsss-picture img").nth(2).wait_for()
+            page.wait_for_timeout(5000)  # for captions and thumbnails
+            page.locator(".wsss-app").screenshot(path=file, type="jpeg", quality=80)
         finally:
             server.close()
             browser.close()
 
 
-if __name__ == '__main__':
-    if len(sys.argv) != 2 or missing(): sys.exit(missing() or __doc__)
-    shoot(sys.argv[1], ROOT/'figures/explorer.jpg')
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or missing():
+        sys.exit(missing() or __doc__)
+    shoot(sys.argv[1], ROOT / "figures/explorer.jpg")

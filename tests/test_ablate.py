@@ -1,4 +1,5 @@
 "The ablation runner under force: killed processes, many kernels, Ctrl-C, a failing run, workers on other machines."
+
 import json
 import os
 import random
@@ -19,8 +20,11 @@ from wsss_nb.data.folder import write_folder
 from wsss_nb.data.catalog import open_data
 from wsss_nb.run.store import RunStore
 
-TINY = dict(data="cooccur?n=24&size=64", preset="smoke",
-            overrides={"training.steps": 12, "training.log_every": 1, "augment.crop": 64, "inference.limit": 4})
+TINY = dict(
+    data="cooccur?n=24&size=64",
+    preset="smoke",
+    overrides={"training.steps": 12, "training.log_every": 1, "augment.crop": 64, "inference.limit": 4},
+)
 RUNNER = """
 import json, signal, sys
 from wsss_nb.ablate.plan import Job
@@ -34,8 +38,17 @@ if __name__ == "__main__":
 
 
 def start(jobs, store, workers=2):
-    command = [sys.executable, "-c", RUNNER, json.dumps([j.model_dump() for j in jobs]), str(store), str(workers)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    command = [
+        sys.executable,
+        "-c",
+        RUNNER,
+        json.dumps([j.model_dump() for j in jobs]),
+        str(store),
+        str(workers),
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def processes(runner):
@@ -43,7 +56,9 @@ def processes(runner):
     try:
         children = psutil.Process(runner.pid).children()
         workers = [p for p in children if any("spawn_main" in part for part in p.cmdline())]
-        return workers, [k for w in workers for k in w.children() if any("ipykernel" in part for part in k.cmdline())]
+        return workers, [
+            k for w in workers for k in w.children() if any("ipykernel" in part for part in k.cmdline())
+        ]
     except psutil.NoSuchProcess:
         return [], []
 
@@ -70,7 +85,9 @@ def at_work(store):
     found = []
     for p in psutil.process_iter(["cmdline"]):
         try:
-            if any(str(store) in part for part in p.info["cmdline"] or ()) or any(str(store) in f.path for f in p.open_files()):
+            if any(str(store) in part for part in p.info["cmdline"] or ()) or any(
+                str(store) in f.path for f in p.open_files()
+            ):
                 found.append(p)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             pass
@@ -86,9 +103,11 @@ def test_killed_at_random_moments(tmp_path, request):
     runner = start(jobs, store)
     while sum(done.values()) < kills:
         time.sleep(rng.uniform(0.5, 6))
-        assert {k: v for k, v in finished(store).items() if k in seen} == seen   # nothing finished is ever written again
+        assert {
+            k: v for k, v in finished(store).items() if k in seen
+        } == seen  # nothing finished is ever written again
         seen = finished(store)
-        if runner.poll() is not None:                                            # all are done: take one away and go on
+        if runner.poll() is not None:  # all are done: take one away and go on
             if len(seen) == len(jobs):
                 gone = rng.choice(sorted(seen))
                 RunStore(store).remove(gone)
@@ -117,7 +136,7 @@ def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
     long = TINY | {"overrides": TINY["overrides"] | {"training.steps": 150}}
     runner = start([Job(method="cam", seed=0, **long)], tmp_path / "runs", 1)
     log = None
-    while not (log and log.stat().st_size):   # a first step, which a checkpoint can be of
+    while not (log and log.stat().st_size):  # a first step, which a checkpoint can be of
         time.sleep(0.3)
         log = next((tmp_path / "runs").glob("*/log.jsonl"), None)
         assert runner.poll() is None, runner.stdout.read()
@@ -135,13 +154,23 @@ def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
 def test_many_kernels_at_once(tmp_path, request):
     "No execution is lost to kernel start-up."
     n = 64 if request.config.getoption("--long") else 16
-    cells = [nbformat.v4.new_code_cell("number = 0", metadata=dict(tags=["parameters"])), nbformat.v4.new_code_cell("number ** 2")]
+    cells = [
+        nbformat.v4.new_code_cell("number = 0", metadata=dict(tags=["parameters"])),
+        nbformat.v4.new_code_cell("number ** 2"),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "source.ipynb")
     with cluster(8, device="cpu") as client:
-        futures = [client.submit(execute, tmp_path / "source.ipynb", dict(number=i), tmp_path / f"{i}.ipynb", attempts=1) for i in range(n)]
+        futures = [
+            client.submit(
+                execute, tmp_path / "source.ipynb", dict(number=i), tmp_path / f"{i}.ipynb", attempts=1
+            )
+            for i in range(n)
+        ]
         assert [f.result() for f in futures] == [{"status": "done"}] * n
-    squares = [nbformat.read(tmp_path / f"{i}.ipynb", 4).cells[-1].outputs[0].data["text/plain"] for i in range(n)]
-    assert squares == [str(i ** 2) for i in range(n)]
+    squares = [
+        nbformat.read(tmp_path / f"{i}.ipynb", 4).cells[-1].outputs[0].data["text/plain"] for i in range(n)
+    ]
+    assert squares == [str(i**2) for i in range(n)]
 
 
 def test_a_failing_run_is_a_row(tmp_path, monkeypatch):
@@ -150,10 +179,20 @@ def test_a_failing_run_is_a_row(tmp_path, monkeypatch):
     samples = {s: [drawn.load(i, ["image", "mask"]) for i in drawn.ids(s)] for s in ("train", "val")}
     folder = write_folder(tmp_path / "data", samples, drawn.classes)
     picture = next((folder / "JPEGImages").iterdir())
-    picture.write_bytes(picture.read_bytes()[:-300])   # truncated: found when it is decoded
+    picture.write_bytes(picture.read_bytes()[:-300])  # truncated: found when it is decoded
     monkeypatch.chdir(tmp_path)
-    bad, good = run_jobs([Job(**TINY | {"data": "folder:data"}), Job(**TINY)], tmp_path / "runs", 2, device="cpu", progress=False)
-    assert (good.status, bad.status) == ("done", "failed") and "UserError" in bad.error and picture.name in bad.error
+    bad, good = run_jobs(
+        [Job(**TINY | {"data": "folder:data"}), Job(**TINY)],
+        tmp_path / "runs",
+        2,
+        device="cpu",
+        progress=False,
+    )
+    assert (
+        (good.status, bad.status) == ("done", "failed")
+        and "UserError" in bad.error
+        and picture.name in bad.error
+    )
     cell = nbformat.read(bad.notebook, 4).cells[bad.cell]
     assert any(o.output_type == "error" for o in cell.outputs)
 
@@ -162,28 +201,60 @@ def test_workers_that_do_not_see_the_store(tmp_path):
     "Separate scheduler and workers, each in a folder of its own: the result comes back, model and CAMs stay there."
     jobs, folders = grid(["cam", "cam+fbr"], **TINY), [tmp_path / "node1", tmp_path / "node2"]
     environment, python = os.environ | {"PYTHONPATH": str(ROOT)}, [sys.executable, "-m"]
-    scheduler = subprocess.Popen([*python, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-                                  "--scheduler-file", str(tmp_path / "address")], env=environment, stderr=subprocess.DEVNULL)
+    scheduler = subprocess.Popen(
+        [
+            *python,
+            "distributed.cli.dask_scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(tmp_path / "address"),
+        ],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
     started = [scheduler]
     try:
         while not (tmp_path / "address").exists():
             time.sleep(0.2)
         for folder in folders:
             folder.mkdir()
-            command = [*python, "distributed.cli.dask_worker", "--scheduler-file", str(tmp_path / "address"), "--nthreads", "1",
-                       "--no-dashboard"]
-            started.append(subprocess.Popen([*command, "--host", "127.0.0.1"], cwd=folder, env=environment, stderr=subprocess.DEVNULL))
-        address, store = json.loads((tmp_path / "address").read_text())["address"], RunStore(tmp_path / "runs")
+            command = [
+                *python,
+                "distributed.cli.dask_worker",
+                "--scheduler-file",
+                str(tmp_path / "address"),
+                "--nthreads",
+                "1",
+                "--no-dashboard",
+            ]
+            started.append(
+                subprocess.Popen(
+                    [*command, "--host", "127.0.0.1"], cwd=folder, env=environment, stderr=subprocess.DEVNULL
+                )
+            )
+        address, store = (
+            json.loads((tmp_path / "address").read_text())["address"],
+            RunStore(tmp_path / "runs"),
+        )
         todo = missing(plan(jobs, store))
         with cluster(1, address) as client:
             client.wait_for_workers(2)
-            outcomes = follow(client, tasks(todo, store, "cpu", 1, "a store that nobody sees"), todo, store, progress=False)
+            outcomes = follow(
+                client, tasks(todo, store, "cpu", 1, "a store that nobody sees"), todo, store, progress=False
+            )
     finally:
         for p in reversed(started):
             p.terminate()
             p.wait(20)
     assert [o.status for o in outcomes.values()] == ["done", "done"]
-    assert sorted(p.parents[1].name for p in tmp_path.glob("node*/runs/*") if (p / "model.safetensors").exists()) != []
+    assert (
+        sorted(p.parents[1].name for p in tmp_path.glob("node*/runs/*") if (p / "model.safetensors").exists())
+        != []
+    )
     run_jobs(jobs, tmp_path / "here", 2, device="cpu", progress=False)
     assert results(tmp_path / "runs") == results(tmp_path / "here")
     assert not list((tmp_path / "runs").glob("*/model.safetensors"))

@@ -1,4 +1,5 @@
 "What is clicked in the notebook: the widgets in Voilà and in JupyterLab, in a real chromium (see `browser.py`)."
+
 import io
 import os
 import re
@@ -60,35 +61,39 @@ URL.revokeObjectURL = (x) => { window.urls -= x.startsWith('blob:'); drop(x); };
 def test_picture(page, served):
     page.add_init_script(COUNT_URLS)
     served.show(page, PICTURE)
-    picture = page.get_by_role('application', name='colours')
-    picture.locator('img').wait_for()
-    assert picture.bounding_box()['width'] == 400                       # four times as large as it is
-    picture.click(position={'x': 4 * 30 + 1, 'y': 4 * 20 + 1})
-    says(page, 'clicked (20, 30, 1)')
+    picture = page.get_by_role("application", name="colours")
+    picture.locator("img").wait_for()
+    assert picture.bounding_box()["width"] == 400  # four times as large as it is
+    picture.click(position={"x": 4 * 30 + 1, "y": 4 * 20 + 1})
+    says(page, "clicked (20, 30, 1)")
     page.evaluate("""() => {                                            // is there a moment without a picture?
         const root = document.querySelector('.wsss-picture');
         window.gaps = 0;
         new MutationObserver(() => { window.gaps += root.querySelectorAll('img').length !== 1 || !root.querySelector('img').complete; })
             .observe(root, { childList: true });
     }""")
-    for _ in range(4): picture.click(position={'x': 399, 'y': 299})
-    says(page, 'clicked (74, 99, 5)')                                   # the last pixel, again and again
+    for _ in range(4):
+        picture.click(position={"x": 399, "y": 299})
+    says(page, "clicked (74, 99, 5)")  # the last pixel, again and again
     page.wait_for_function("document.querySelector('.wsss-picture').dataset.shown > 2")
-    assert page.evaluate('window.gaps') == 0
+    assert page.evaluate("window.gaps") == 0
 
-    before = page.locator('.jp-Notebook.jp-mod-editMode').count()
-    picture.press('ArrowRight')
-    says(page, 'cross [37, 50]')                                        # starts in the middle
-    picture.press('Shift+ArrowUp')
-    picture.press('ArrowLeft')
-    says(page, 'cross [27, 49]')
-    screenshot(page, f'picture-{served.kind}')
-    picture.press('Enter')
-    says(page, 'clicked (27, 49, 6)')
-    for _ in range(4): picture.press('Shift+ArrowUp')
-    says(page, 'cross [0, 49]')                                         # not beyond the edge
-    assert page.locator('.jp-Notebook.jp-mod-editMode').count() == before == 0   # Enter did not go to the notebook's cell
-    assert page.evaluate('window.urls') <= 1                            # one picture is held, not all
+    before = page.locator(".jp-Notebook.jp-mod-editMode").count()
+    picture.press("ArrowRight")
+    says(page, "cross [37, 50]")  # starts in the middle
+    picture.press("Shift+ArrowUp")
+    picture.press("ArrowLeft")
+    says(page, "cross [27, 49]")
+    screenshot(page, f"picture-{served.kind}")
+    picture.press("Enter")
+    says(page, "clicked (27, 49, 6)")
+    for _ in range(4):
+        picture.press("Shift+ArrowUp")
+    says(page, "cross [0, 49]")  # not beyond the edge
+    assert (
+        page.locator(".jp-Notebook.jp-mod-editMode").count() == before == 0
+    )  # Enter did not go to the notebook's cell
+    assert page.evaluate("window.urls") <= 1  # one picture is held, not all
 
 
 SCATTER = """
@@ -113,63 +118,65 @@ VBox([scatter, *said.values()])
 """
 
 
-def position(i): return {'x': 12 + 400 * (i % 10) / 9 + 1, 'y': 12 + 400 * (9 - i // 10) / 9 + 1}    # + 1: the border
+def position(i):
+    return {"x": 12 + 400 * (i % 10) / 9 + 1, "y": 12 + 400 * (9 - i // 10) / 9 + 1}  # + 1: the border
 
 
 def around(*corners):
     "Positions around these points, a little outside."
-    xy = np.array([[position(i)['x'], position(i)['y']] for i in corners])
-    return [{'x': x, 'y': y} for x, y in xy + 15 * np.sign(xy - xy.mean(0))]
+    xy = np.array([[position(i)["x"], position(i)["y"]] for i in corners])
+    return [{"x": x, "y": y} for x, y in xy + 15 * np.sign(xy - xy.mean(0))]
 
 
 def test_scatter(page, served):
     served.show(page, SCATTER)
-    plot = page.get_by_role('application', name='a grid')
+    plot = page.get_by_role("application", name="a grid")
     plot.wait_for()
     plot.scroll_into_view_if_needed()
     plot.hover(position=position(42))
-    says(page, 'hover 42')
-    assert plot.get_by_text('boat', exact=True).is_visible()            # the label beside the pointer
+    says(page, "hover 42")
+    assert plot.get_by_text("boat", exact=True).is_visible()  # the label beside the pointer
     plot.click(position=position(37))
-    says(page, 'picked 37')
-    screenshot(page, f'scatter-picked-{served.kind}')
+    says(page, "picked 37")
+    screenshot(page, f"scatter-picked-{served.kind}")
 
-    for key in ('ArrowRight', 'ArrowRight', 'ArrowUp', 'ArrowLeft'): plot.press(key)
-    says(page, 'hover 48')
-    plot.press('Enter')
-    says(page, 'picked 48')
-    assert page.locator('.jp-Notebook.jp-mod-editMode').count() == 0
+    for key in ("ArrowRight", "ArrowRight", "ArrowUp", "ArrowLeft"):
+        plot.press(key)
+    says(page, "hover 48")
+    plot.press("Enter")
+    says(page, "picked 48")
+    assert page.locator(".jp-Notebook.jp-mod-editMode").count() == 0
 
-    drag(page, plot.bounding_box(), *around(11, 13, 33, 31), key='Shift')
-    says(page, 'selected [11, 12, 13, 21, 22, 23, 31, 32, 33]')
-    screenshot(page, f'scatter-lasso-{served.kind}')
-    page.get_by_role('button', name='cow').press('Enter')               # the legend hides cows: columns 3 to 5
-    says(page, 'hidden [1]')
-    page.keyboard.press('Enter')
-    says(page, 'hidden []')                                             # the key was still for the same entry
-    page.keyboard.press('Enter')
-    says(page, 'hidden [1]')
-    page.get_by_role('button', name='Drag around points').click()
+    drag(page, plot.bounding_box(), *around(11, 13, 33, 31), key="Shift")
+    says(page, "selected [11, 12, 13, 21, 22, 23, 31, 32, 33]")
+    screenshot(page, f"scatter-lasso-{served.kind}")
+    page.get_by_role("button", name="cow").press("Enter")  # the legend hides cows: columns 3 to 5
+    says(page, "hidden [1]")
+    page.keyboard.press("Enter")
+    says(page, "hidden []")  # the key was still for the same entry
+    page.keyboard.press("Enter")
+    says(page, "hidden [1]")
+    page.get_by_role("button", name="Drag around points").click()
     drag(page, plot.bounding_box(), *around(11, 13, 33, 31))
-    says(page, 'selected [11, 12, 21, 22, 31, 32]')                     # what is not seen is not selected
-    plot.press('Escape')
-    says(page, 'selected []')
-    says(page, 'picked -1')
+    says(page, "selected [11, 12, 21, 22, 31, 32]")  # what is not seen is not selected
+    plot.press("Escape")
+    says(page, "selected []")
+    says(page, "picked -1")
 
-    page.get_by_role('button', name='Drag moves').click()
-    drag(page, plot.bounding_box(), position(0), {'x': position(0)['x'] + 60, 'y': position(0)['y'] - 60})
-    plot.hover(position={'x': position(0)['x'] + 60, 'y': position(0)['y'] - 60})
-    says(page, 'hover 0')
-    plot.dblclick(position={'x': 5, 'y': 5})
+    page.get_by_role("button", name="Drag moves").click()
+    drag(page, plot.bounding_box(), position(0), {"x": position(0)["x"] + 60, "y": position(0)["y"] - 60})
+    plot.hover(position={"x": position(0)["x"] + 60, "y": position(0)["y"] - 60})
+    says(page, "hover 0")
+    plot.dblclick(position={"x": 5, "y": 5})
     plot.hover(position=position(55))
-    page.mouse.wheel(0, -600)                                           # nearer to where the pointer is
+    page.mouse.wheel(0, -600)  # nearer to where the pointer is
     here, aside = position(55), position(56)
-    plot.hover(position={'x': here['x'] + np.exp(.9) * (aside['x'] - here['x']), 'y': here['y']})
-    says(page, 'hover 56')
-    screenshot(page, f'scatter-near-{served.kind}')
-    plot.dblclick(position={'x': 5, 'y': 5})
+    plot.hover(position={"x": here["x"] + np.exp(0.9) * (aside["x"] - here["x"]), "y": here["y"]})
+    says(page, "hover 56")
+    screenshot(page, f"scatter-near-{served.kind}")
+    plot.dblclick(position={"x": 5, "y": 5})
     plot.hover(position=position(99))
-    says(page, 'hover 99')                                              # all as at first
+    says(page, "hover 99")  # all as at first
 
 
 MANY = """
@@ -209,181 +216,241 @@ FRAMES = """async (what) => {       // acts in every frame for two seconds; ms b
 
 def test_many_points(page, voila):
     voila.show(page, MANY)
-    plot = page.get_by_role('application', name='many')
+    plot = page.get_by_role("application", name="many")
     plot.wait_for()
     page.wait_for_function("document.querySelector('.wsss-scatter .plot').dataset.drawn > 0")
-    screenshot(page, 'scatter-many')
-    for what in ('pan', 'zoom', 'hover'):
-        plot.press('0')                                                 # from the same view
+    screenshot(page, "scatter-many")
+    for what in ("pan", "zoom", "hover"):
+        plot.press("0")  # from the same view
         gaps, drawn = map(np.array, page.evaluate(FRAMES, what))
         assert len(gaps) > 10 and len(drawn) > 3
-        measured(f'{what} of 10,000 points: {len(gaps) / 2:.0f} frames/s; between frames median {np.median(gaps):.1f} ms, '
-                 f'95 % {np.percentile(gaps, 95):.1f} ms; drawing median {np.median(drawn):.1f} ms, 95 % {np.percentile(drawn, 95):.1f} ms')
-    plot.dblclick(position={'x': 3, 'y': 3})
-    circle = [{'x': 400 + 150 * np.cos(a), 'y': 300 + 150 * np.sin(a)} for a in np.linspace(0, 6.2, 20)]
-    drag(page, plot.bounding_box(), *circle, key='Shift')
-    page.get_by_text('selected').first.wait_for()
-    screenshot(page, 'scatter-many-lasso')
+        measured(
+            f"{what} of 10,000 points: {len(gaps) / 2:.0f} frames/s; between frames median {np.median(gaps):.1f} ms, "
+            f"95 % {np.percentile(gaps, 95):.1f} ms; drawing median {np.median(drawn):.1f} ms, 95 % {np.percentile(drawn, 95):.1f} ms"
+        )
+    plot.dblclick(position={"x": 3, "y": 3})
+    circle = [{"x": 400 + 150 * np.cos(a), "y": 300 + 150 * np.sin(a)} for a in np.linspace(0, 6.2, 20)]
+    drag(page, plot.bounding_box(), *circle, key="Shift")
+    page.get_by_text("selected").first.wait_for()
+    screenshot(page, "scatter-many-lasso")
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     "A store with two runs on a folder of pictures of 500 x 375 pixels; their CAMs are made up, near the truth."
-    folder, few = tmp_path_factory.mktemp('photos'), open_data('cooccur?n=8&size=128')
+    folder, few = tmp_path_factory.mktemp("photos"), open_data("cooccur?n=8&size=128")
 
-    def large(x): return torch.from_numpy(np.array(Image.fromarray(x.numpy()).resize((500, 375), Image.Resampling.NEAREST)))
+    def large(x):
+        return torch.from_numpy(
+            np.array(Image.fromarray(x.numpy()).resize((500, 375), Image.Resampling.NEAREST))
+        )
 
     def wide(id):
-        sample = few.load(id, ['image', 'mask'])
-        image = torch.stack([large(x) for x in sample['image']])
-        return sample | {'image': tv_tensors.Image(image), 'mask': tv_tensors.Mask(large(sample['mask']))}
-    write_folder(folder/'data', {s: [wide(i) for i in few.ids(s)] for s in ('train', 'val')}, few.classes)
-    for k, method in enumerate(['cam', 'cam+fbr']):
-        short = {'training.steps': 2, 'inference.limit': 1, 'inference.scales': [1.], 'augment.crop': 64}
-        run = run_recipe(make_recipe(method, f'folder:{folder}/data', 'smoke', overrides=short), folder/'runs', 'cpu', 0)
+        sample = few.load(id, ["image", "mask"])
+        image = torch.stack([large(x) for x in sample["image"]])
+        return sample | {"image": tv_tensors.Image(image), "mask": tv_tensors.Mask(large(sample["mask"]))}
+
+    write_folder(folder / "data", {s: [wide(i) for i in few.ids(s)] for s in ("train", "val")}, few.classes)
+    for k, method in enumerate(["cam", "cam+fbr"]):
+        short = {"training.steps": 2, "inference.limit": 1, "inference.scales": [1.0], "augment.crop": 64}
+        run = run_recipe(
+            make_recipe(method, f"folder:{folder}/data", "smoke", overrides=short), folder / "runs", "cpu", 0
+        )
         data = open_data(run.recipe.data)
         for split, ids in data.splits.items():
-            for id in ids: save_cam(cam_path(run.path, split, id), near_truth(data, id, 8 * k))
-    return folder/'runs'
+            for id in ids:
+                save_cam(cam_path(run.path, split, id), near_truth(data, id, 8 * k))
+    return folder / "runs"
 
 
 def opened(page, served, runs):
     "The explorer on the two runs, on a page; its panels."
-    served.show(page, f"""
+    served.show(
+        page,
+        f"""
 from wsss_nb.explore.cams.app import CamExplorer
 explorer = CamExplorer(store={str(runs)!r}, split="train", device="cpu")
-explorer""")
-    panels = page.locator('.wsss-panel')
-    panels.nth(2).locator('img').wait_for()
+explorer""",
+    )
+    panels = page.locator(".wsss-panel")
+    panels.nth(2).locator("img").wait_for()
     return panels
 
 
 def test_explorer(page, served, photos):
     from playwright.sync_api import expect
+
     panels = opened(page, served, photos)
-    titles, ious = panels.locator('.wsss-title span:first-child'), panels.nth(1).locator('.wsss-facts td.n')
+    titles, ious = panels.locator(".wsss-title span:first-child"), panels.nth(1).locator(".wsss-facts td.n")
     expect(titles).to_have_count(3)
     first = titles.nth(0).text_content()
-    page.get_by_role('application', name='thumbnails').click(position={'x': 6 + 90 + 40, 'y': 40})
-    expect(titles.nth(0)).not_to_have_text(first)                       # an image was picked
+    page.get_by_role("application", name="thumbnails").click(position={"x": 6 + 90 + 40, "y": 40})
+    expect(titles.nth(0)).not_to_have_text(first)  # an image was picked
     second = titles.nth(0).text_content()
-    page.get_by_role('button', name='›').click()
+    page.get_by_role("button", name="›").click()
     expect(titles.nth(0)).not_to_have_text(second)
-    screenshot(page, f'explorer-{served.kind}')
-    assert page.evaluate('document.documentElement.scrollWidth') <= 1280
-    ends = page.locator('.wsss-app').evaluate('e => [e, ...e.querySelectorAll("*")].map((x) => x.getBoundingClientRect().right)')
-    assert max(ends) <= ends[0] + 1                                     # nothing is cut off
+    screenshot(page, f"explorer-{served.kind}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    ends = page.locator(".wsss-app").evaluate(
+        'e => [e, ...e.querySelectorAll("*")].map((x) => x.getBoundingClientRect().right)'
+    )
+    assert max(ends) <= ends[0] + 1  # nothing is cut off
 
-    chip = page.locator('.wsss-field', has_text='Classes').locator('button').first   # a class off and on again
-    rows = panels.nth(1).locator('.wsss-facts i')
+    chip = page.locator(".wsss-field", has_text="Classes").locator("button").first  # a class off and on again
+    rows = panels.nth(1).locator(".wsss-facts i")
     there = rows.count()
     chip.click()
     expect(rows).to_have_count(there - 1)
-    chip.press('Space')
+    chip.press("Space")
     expect(rows).to_have_count(there)
 
-    handle, before = page.locator('.wsss-field', has_text='Threshold').locator('.noUi-handle'), ious.first.text_content()
-    drag(page, handle.bounding_box(), {'x': 8, 'y': 8}, {'x': 120, 'y': 8}, {'x': 160, 'y': 8})
-    expect(ious.first).not_to_have_text(before)                         # another threshold, another IoU
-    page.get_by_role('button', name="each run's own").click()
+    handle, before = (
+        page.locator(".wsss-field", has_text="Threshold").locator(".noUi-handle"),
+        ious.first.text_content(),
+    )
+    drag(page, handle.bounding_box(), {"x": 8, "y": 8}, {"x": 120, "y": 8}, {"x": 160, "y": 8})
+    expect(ious.first).not_to_have_text(before)  # another threshold, another IoU
+    page.get_by_role("button", name="each run's own").click()
     expect(ious.first).to_have_text(before)
 
-    panels.nth(1).get_by_role('application').click(position={'x': 60, 'y': 50})
-    expect(panels.nth(2).get_by_text('score')).to_be_visible()
-    expect(panels.get_by_text('prototype')).to_be_visible()             # of the run with FBR
-    panels.nth(1).get_by_role('application').press('Shift+ArrowDown')   # by keys: another pixel
-    at = panels.nth(0).get_by_text('row ').text_content()
-    panels.nth(1).get_by_role('application').press('Enter')
-    expect(panels.nth(0).get_by_text('row ')).not_to_have_text(at)
+    panels.nth(1).get_by_role("application").click(position={"x": 60, "y": 50})
+    expect(panels.nth(2).get_by_text("score")).to_be_visible()
+    expect(panels.get_by_text("prototype")).to_be_visible()  # of the run with FBR
+    panels.nth(1).get_by_role("application").press("Shift+ArrowDown")  # by keys: another pixel
+    at = panels.nth(0).get_by_text("row ").text_content()
+    panels.nth(1).get_by_role("application").press("Enter")
+    expect(panels.nth(0).get_by_text("row ")).not_to_have_text(at)
 
-    page.get_by_label('Layer').select_option('FBR clusters')
-    expect(page.get_by_text('clusters, a star at the NROI').first).to_be_visible()
-    page.get_by_label('Refinement').select_option('PAMR')
+    page.get_by_label("Layer").select_option("FBR clusters")
+    expect(page.get_by_text("clusters, a star at the NROI").first).to_be_visible()
+    page.get_by_label("Refinement").select_option("PAMR")
     expect(titles).to_have_count(6)
-    expect(page.locator('.wsss-waiting')).to_have_count(0)
-    screenshot(page, f'explorer-refined-{served.kind}')
-    page.get_by_label('Refinement').select_option('none')
+    expect(page.locator(".wsss-waiting")).to_have_count(0)
+    screenshot(page, f"explorer-refined-{served.kind}")
+    page.get_by_label("Refinement").select_option("none")
     expect(titles).to_have_count(3)
 
-    with page.expect_download() as saved: page.get_by_role('button', name='PNG').click()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="PNG").click()
     assert Image.open(saved.value.path()).width > 400
-    with page.expect_download() as saved: page.get_by_role('button', name='SVG').click()
-    assert b'<svg' in saved.value.path().read_bytes()
-    page.get_by_role('button', name='Code').click()
-    expect(page.locator('.wsss-code textarea')).to_have_value(re.compile(r'view\(source, split='))
-    page.get_by_role('button', name='Code').click()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="SVG").click()
+    assert b"<svg" in saved.value.path().read_bytes()
+    page.get_by_role("button", name="Code").click()
+    expect(page.locator(".wsss-code textarea")).to_have_value(re.compile(r"view\(source, split="))
+    page.get_by_role("button", name="Code").click()
 
     def upload(name, content):
-        with page.expect_file_chooser() as chooser: page.get_by_role('button', name='Open image').click()
-        chooser.value.set_files({'name': name, 'mimeType': 'image/png', 'buffer': content})
-    upload('mine.txt', b'no picture')
-    expect(page.get_by_role('alert')).to_contain_text('mine.txt is not a picture')
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Open image").click()
+        chooser.value.set_files({"name": name, "mimeType": "image/png", "buffer": content})
+
+    upload("mine.txt", b"no picture")
+    expect(page.get_by_role("alert")).to_contain_text("mine.txt is not a picture")
     out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)).save(out, 'png')
-    upload('mine.png', out.getvalue())
-    expect(titles.nth(0)).to_have_text('mine.png')
-    expect(panels.nth(1)).to_contain_text('probability')
-    page.get_by_label('Layer').select_option('CAM')
-    expect(page.locator('.wsss-waiting')).to_have_count(0)
-    screenshot(page, f'explorer-own-{served.kind}')
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)).save(out, "png")
+    upload("mine.png", out.getvalue())
+    expect(titles.nth(0)).to_have_text("mine.png")
+    expect(panels.nth(1)).to_contain_text("probability")
+    page.get_by_label("Layer").select_option("CAM")
+    expect(page.locator(".wsss-waiting")).to_have_count(0)
+    screenshot(page, f"explorer-own-{served.kind}")
 
 
 def test_explorer_slider(page, served, photos):
     "Slider to new pictures, 500 x 375 pixels, two runs: measured."
     opened(page, served, photos)
-    handle = page.locator('.wsss-field', has_text='Threshold').locator('.noUi-handle')
-    keys = [('ArrowRight', 'ArrowLeft')[k % 2] for k in range(24)]
-    times = [latency(page, lambda key=key: handle.press(key), '.wsss-panel .wsss-picture', 2) for key in keys][4:]
-    measured(f'explorer in {served.kind}, threshold to both new pictures (500 x 375): median {np.median(times):.0f} ms, '
-             f'95 % {np.percentile(times, 95):.0f} ms')
+    handle = page.locator(".wsss-field", has_text="Threshold").locator(".noUi-handle")
+    keys = [("ArrowRight", "ArrowLeft")[k % 2] for k in range(24)]
+    times = [
+        latency(page, lambda key=key: handle.press(key), ".wsss-panel .wsss-picture", 2) for key in keys
+    ][4:]
+    measured(
+        f"explorer in {served.kind}, threshold to both new pictures (500 x 375): median {np.median(times):.0f} ms, "
+        f"95 % {np.percentile(times, 95):.0f} ms"
+    )
 
 
 def test_explorer_slider_in_python(photos):
     "The same without the browser: what a move of the slider costs in Python."
-    explorer = CamExplorer(store=photos, split='train', device='cpu')
+    explorer = CamExplorer(store=photos, split="train", device="cpu")
     times = []
     for k in range(30):
         began = time.perf_counter()
-        explorer.controls.threshold.value = .3 + .01 * (k % 20)
+        explorer.controls.threshold.value = 0.3 + 0.01 * (k % 20)
         times.append(1000 * (time.perf_counter() - began))
     explorer.close()
-    measured(f'explorer, a threshold move of two runs in Python (500 x 375): median {np.median(times[5:]):.0f} ms, '
-             f'95 % {np.percentile(times[5:], 95):.0f} ms')
+    measured(
+        f"explorer, a threshold move of two runs in Python (500 x 375): median {np.median(times[5:]):.0f} ms, "
+        f"95 % {np.percentile(times[5:], 95):.0f} ms"
+    )
 
 
 def test_the_page_of_the_command(page, photos, tmp_path):
     "`wsss_nb app`: the address with its token shows the explorer, without it nothing; Ctrl-C ends all."
     from playwright.sync_api import expect
-    code = ('import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '   # background jobs inherit that it is ignored
-            'from wsss_nb.cli import app; app(prog_name="wsss_nb")')
-    call = [sys.executable, '-c', code, 'app', '--runs', str(photos), '--device', 'cpu', '--port', '0', '--no-browser']
-    env = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONUNBUFFERED='1', JUPYTER_DATA_DIR=str(tmp_path/'data'), JUPYTER_PREFER_ENV_PATH='1')
+
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # background jobs inherit that it is ignored
+        'from wsss_nb.cli import app; app(prog_name="wsss_nb")'
+    )
+    call = [
+        sys.executable,
+        "-c",
+        code,
+        "app",
+        "--runs",
+        str(photos),
+        "--device",
+        "cpu",
+        "--port",
+        "0",
+        "--no-browser",
+    ]
+    env = dict(
+        os.environ,
+        PYTHONPATH=str(ROOT),
+        PYTHONUNBUFFERED="1",
+        JUPYTER_DATA_DIR=str(tmp_path / "data"),
+        JUPYTER_PREFER_ENV_PATH="1",
+    )
     with subprocess.Popen(call, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as served:
         try:
             url = served.stdout.readline().strip()
             for _ in range(200):
-                try: page.goto(url.partition('?')[0])
-                except Exception: page.wait_for_timeout(100)
-                else: break
-            assert 'login' in page.url and not page.locator('.wsss-app').count()
-            page.goto(url, wait_until='domcontentloaded')
-            expect(page.locator('.wsss-panel img')).to_have_count(3)
-            expect(page.get_by_text('without widgets')).to_have_count(0)
-            screenshot(page, 'app')
+                try:
+                    page.goto(url.partition("?")[0])
+                except Exception:
+                    page.wait_for_timeout(100)
+                else:
+                    break
+            assert "login" in page.url and not page.locator(".wsss-app").count()
+            page.goto(url, wait_until="domcontentloaded")
+            expect(page.locator(".wsss-panel img")).to_have_count(3)
+            expect(page.get_by_text("without widgets")).to_have_count(0)
+            screenshot(page, "app")
             served.send_signal(signal.SIGINT)
             served.wait(60)
         finally:
             served.kill()
-    assert not list(tmp_path.glob('*.ipynb'))
+    assert not list(tmp_path.glob("*.ipynb"))
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     "A store with two short runs on made-up scenes."
-    root = tmp_path_factory.mktemp('tiny')
-    short = {'training.steps': 8, 'augment.crop': 64, 'augment.long_side': [64, 72], 'inference.limit': 4, 'model.output_stride': 8}
-    for method, more in (('cam', {}), ('cam+fbr', {'terms.fbr.warmup': .1})):
-        run_recipe(make_recipe(method, 'cooccur?n=24&size=64', 'smoke', overrides=short | more), root, 'cpu', 0)
+    root = tmp_path_factory.mktemp("tiny")
+    short = {
+        "training.steps": 8,
+        "augment.crop": 64,
+        "augment.long_side": [64, 72],
+        "inference.limit": 4,
+        "model.output_stride": 8,
+    }
+    for method, more in (("cam", {}), ("cam+fbr", {"terms.fbr.warmup": 0.1})):
+        run_recipe(
+            make_recipe(method, "cooccur?n=24&size=64", "smoke", overrides=short | more), root, "cpu", 0
+        )
     return root
 
 
@@ -407,24 +474,27 @@ FeatureMap(source, **{choices})
 
 def on_plot(plot, xy, i):
     "Where point i lies on its scatter plot."
-    size, low, high = np.array(plot.evaluate('e => [e.clientWidth, e.clientHeight]')), xy.min(0), xy.max(0)
+    size, low, high = np.array(plot.evaluate("e => [e.clientWidth, e.clientHeight]")), xy.min(0), xy.max(0)
     x, y = (xy[i] - (low + high) / 2) * ((size - 24) / (high - low)).min()
-    return {'x': float(size[0] / 2 + x + 1), 'y': float(size[1] / 2 - y + 1)}
+    return {"x": float(size[0] / 2 + x + 1), "y": float(size[1] / 2 - y + 1)}
 
 
 def on_picture(picture, y, x, size):
     "Where a pixel lies on a picture of this size (H, W) as it is shown."
-    box = picture.locator('img').bounding_box()
-    return {'x': (x + .5) * box['width'] / size[1], 'y': (y + .5) * box['height'] / size[0]}
+    box = picture.locator("img").bounding_box()
+    return {"x": (x + 0.5) * box["width"] / size[1], "y": (y + 0.5) * box["height"] / size[0]}
 
 
 def test_feature_map(page, served, tiny):
     from playwright.sync_api import expect
-    choices = dict(classes=['train', 'boat'], per_class=20, method='pca')
-    known = FeatureMap(source := Source.open(tiny, device='cpu'), wait=True, **choices)     # the same without a page
+
+    choices = dict(classes=["train", "boat"], per_class=20, method="pca")
+    known = FeatureMap(
+        source := Source.open(tiny, device="cpu"), wait=True, **choices
+    )  # the same without a page
     table, (rows, others) = known.points.table, known.rows
     xy = known.points.xy[rows]
-    far = np.sort(np.linalg.norm(xy[:, None] - xy[None], axis=-1))[:, 1]                # from the nearest other point
+    far = np.sort(np.linalg.norm(xy[:, None] - xy[None], axis=-1))[:, 1]  # from the nearest other point
     i = max(range(len(rows)), key=lambda i: ((table.image[rows] == table.image[rows[i]]).sum() > 2, far[i]))
     p = table.iloc[rows[i]]
     q = table[(table.run == p.run) & (table.image == p.image) & ((table.y != p.y) | (table.x != p.x))].iloc[0]
@@ -433,36 +503,40 @@ def test_feature_map(page, served, tiny):
     tile, n = known.tiles[-1], len(others)
     known.close()
 
-    def place(p): return page.get_by_role('application', name=f'{p.image} · row {p.y}, column {p.x} · ')
+    def place(p):
+        return page.get_by_role("application", name=f"{p.image} · row {p.y}, column {p.x} · ")
+
     served.show(page, MAP.format(store=str(tiny), gone=p.image, choices=choices))
-    plots, said = page.get_by_role('application', name='PCA of'), page.get_by_text('axes have no unit')
-    expect(page.locator('.wsss-scatter .plot[data-drawn]')).to_have_count(2)
+    plots, said = page.get_by_role("application", name="PCA of"), page.get_by_text("axes have no unit")
+    expect(page.locator(".wsss-scatter .plot[data-drawn]")).to_have_count(2)
     expect(said).to_be_visible()
     plots.nth(0).hover(position=on_plot(plots.nth(0), xy, i))
-    expect(page.get_by_role('alert')).to_have_text('OSError: the disk is gone')         # one line ...
+    expect(page.get_by_role("alert")).to_have_text("OSError: the disk is gone")  # one line ...
     plots.nth(0).click(position=on_plot(plots.nth(0), xy, i))
-    expect(place(p).locator('svg path').first).to_be_attached()                         # ... and it goes on: the pixel is marked
-    expect(page.get_by_role('alert')).to_have_count(0)
+    expect(place(p).locator("svg path").first).to_be_attached()  # ... and it goes on: the pixel is marked
+    expect(page.get_by_role("alert")).to_have_count(0)
     expect(said).to_be_visible()
-    screenshot(page, f'map-point-{served.kind}')
-    assert page.evaluate('document.documentElement.scrollWidth') <= 1280
+    screenshot(page, f"map-point-{served.kind}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     place(p).click(position=on_picture(place(p), q.y, q.x, size))
-    expect(place(q)).to_be_visible()                                                    # a click on the image picks its point
+    expect(place(q)).to_be_visible()  # a click on the image picks its point
 
     plots.nth(1).scroll_into_view_if_needed()
     box = plots.nth(1).bounding_box()
-    w, h = box['width'] - 4, box['height'] - 4
-    drag(page, box, *({'x': x, 'y': y} for x, y in [(4, 4), (w, 4), (w, h), (4, h)]), key='Shift')
-    expect(page.get_by_text(f'{n} points, {n} selected')).to_have_count(2)              # in the map beside it too
-    expect(page.get_by_text(f'{n} points of {table.image.nunique()} images')).to_be_visible()
-    expect(page.locator('.wsss-counts tr', has_text='all')).to_contain_text(str(table.foreground[others].sum()))
-    sheet = page.get_by_role('application', name='images of the selected points')
-    sheet.locator('img').wait_for()
-    sheet.click(position={'x': tile.left + 3, 'y': tile.top + 3})
-    expect(page.get_by_role('application', name=f'{tile.image} · row ')).to_be_visible()
-    page.get_by_label('Colour by').select_option('true or false positive')
-    expect(page.get_by_role('group', name='legend').first).to_contain_text('background')
-    screenshot(page, f'map-lasso-{served.kind}')
+    w, h = box["width"] - 4, box["height"] - 4
+    drag(page, box, *({"x": x, "y": y} for x, y in [(4, 4), (w, 4), (w, h), (4, h)]), key="Shift")
+    expect(page.get_by_text(f"{n} points, {n} selected")).to_have_count(2)  # in the map beside it too
+    expect(page.get_by_text(f"{n} points of {table.image.nunique()} images")).to_be_visible()
+    expect(page.locator(".wsss-counts tr", has_text="all")).to_contain_text(
+        str(table.foreground[others].sum())
+    )
+    sheet = page.get_by_role("application", name="images of the selected points")
+    sheet.locator("img").wait_for()
+    sheet.click(position={"x": tile.left + 3, "y": tile.top + 3})
+    expect(page.get_by_role("application", name=f"{tile.image} · row ")).to_be_visible()
+    page.get_by_label("Colour by").select_option("true or false positive")
+    expect(page.get_by_role("group", name="legend").first).to_contain_text("background")
+    screenshot(page, f"map-lasso-{served.kind}")
 
 
 NROI = """
@@ -475,34 +549,45 @@ NroiExplorer(Source.open({store!r}, device='cpu'), images=12, per_image=20)
 
 def test_nroi_explorer(page, served, tiny):
     from playwright.sync_api import expect
-    known = NroiExplorer(Source.open(tiny, device='cpu'), images=12, per_image=20, wait=True)     # the same without a page
+
+    known = NroiExplorer(
+        Source.open(tiny, device="cpu"), images=12, per_image=20, wait=True
+    )  # the same without a page
     found, image, k = known.regions, known.state.image, known.state.k
     known.state.cluster = cluster = max(found.stars, key=found.share)
     tile = known.tiles[1]
     known.close()
 
     served.show(page, NROI.format(store=str(tiny)))
-    titles, pictures = page.locator('.wsss-panel .wsss-title span:first-child'), page.locator('.wsss-panel .wsss-picture')
-    pictures.nth(1).locator('img').wait_for()
+    titles, pictures = (
+        page.locator(".wsss-panel .wsss-title span:first-child"),
+        page.locator(".wsss-panel .wsss-picture"),
+    )
+    pictures.nth(1).locator("img").wait_for()
     expect(titles.nth(0)).to_have_text(image)
-    expect(page.get_by_text('The patches nearest to some of them:')).to_be_visible()    # all images were searched
+    expect(
+        page.get_by_text("The patches nearest to some of them:")
+    ).to_be_visible()  # all images were searched
     pictures.nth(1).click(position=on_picture(pictures.nth(1), *found.stars[cluster], found.size))
-    expect(page.get_by_text(f'Nearest to region {cluster + 1}', exact=True)).to_be_visible()
-    expect(page.locator('.wsss-chip.mod-active')).to_have_text(re.compile(rf'^\s*{cluster + 1} · \d+ %'))
-    patches, bank = page.get_by_role('application', name='nearest patches'), page.get_by_role('application', name='stored NROIs')
-    patches.first.locator('img').wait_for()
-    screenshot(page, f'nroi-{served.kind}')
-    assert page.evaluate('document.documentElement.scrollWidth') <= 1280
-    patches.first.click(position={'x': tile.left + 5, 'y': tile.top + 5})
-    expect(titles.nth(0)).to_have_text(tile.image)                                      # the patch's image
-    expect(page.locator('.wsss-chip.mod-active')).to_have_count(0)
+    expect(page.get_by_text(f"Nearest to region {cluster + 1}", exact=True)).to_be_visible()
+    expect(page.locator(".wsss-chip.mod-active")).to_have_text(re.compile(rf"^\s*{cluster + 1} · \d+ %"))
+    patches, bank = (
+        page.get_by_role("application", name="nearest patches"),
+        page.get_by_role("application", name="stored NROIs"),
+    )
+    patches.first.locator("img").wait_for()
+    screenshot(page, f"nroi-{served.kind}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    patches.first.click(position={"x": tile.left + 5, "y": tile.top + 5})
+    expect(titles.nth(0)).to_have_text(tile.image)  # the patch's image
+    expect(page.locator(".wsss-chip.mod-active")).to_have_count(0)
 
-    page.locator('.wsss-field', has_text='Clusters K').locator('.noUi-handle').press('ArrowRight')
-    expect(titles.nth(1)).to_have_text(re.compile(rf'clusters \(K = {k + 1}\)'))
-    before = bank.get_attribute('data-shown')
-    page.get_by_role('button', name='Others').click()
-    expect(bank).not_to_have_attribute('data-shown', before)
-    page.get_by_label('Images with').select_option('tractor')
-    expect(page.get_by_role('alert')).to_contain_text('No image of val has tractor')
-    expect(page.get_by_label('Images with')).to_have_value('any')                       # what is, again
-    screenshot(page, f'nroi-said-{served.kind}')
+    page.locator(".wsss-field", has_text="Clusters K").locator(".noUi-handle").press("ArrowRight")
+    expect(titles.nth(1)).to_have_text(re.compile(rf"clusters \(K = {k + 1}\)"))
+    before = bank.get_attribute("data-shown")
+    page.get_by_role("button", name="Others").click()
+    expect(bank).not_to_have_attribute("data-shown", before)
+    page.get_by_label("Images with").select_option("tractor")
+    expect(page.get_by_role("alert")).to_contain_text("No image of val has tractor")
+    expect(page.get_by_label("Images with")).to_have_value("any")  # what is, again
+    screenshot(page, f"nroi-said-{served.kind}")

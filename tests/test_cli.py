@@ -1,4 +1,5 @@
 "The command line as a person meets it: help at once, one clear line for what they can put right."
+
 import subprocess
 import sys
 import time
@@ -9,86 +10,119 @@ from typer.testing import CliRunner
 
 from wsss_nb.cli import app
 
-BAD = {   # what was typed: what the one line must say
-    'train --preset smoke --set terms.fbr.lambda_bgg=1 --method cam+fbr': ['terms.fbr.lambda_bgg', 'unknown field', "'lambda_bg'"],
-    'train --preset smoke --set training.batch_size=zero': ['training.batch_size'],
-    'train --preset smoke --set optim.lr=-1': ['optim.lr', 'greater than 0'],
-    'train --preset smoke --set seed': ['field=value'],
-    'train --preset enormous': ["'enormous'", 'smoke'],
-    'train --method cam+magic': ["'magic'"],
-    'train --preset smoke --data folder:no/such/place': ['no/such/place'],
-    'train --preset smoke --data imagenet': ['imagenet', 'cooccur'],
-    'train --preset smoke --device warp': ['warp'],
-    'train --recipe no_such_recipe.json': ['no_such_recipe.json'],
-    'data check folder:no/such/place': ['no/such/place'],
-    'data show cooccur?p=2': ['p'],
-    'runs show 0123': ["'0123'"],
-    'runs rm 0123': ["'0123'"],
-    'cams 0123': ["'0123'"],
-    'eval 0123': ["'0123'"],
-    'figure no.such': ['no.such'],
-    'figure fbr.t6': ['fbr.t6', 'it is a table'],
-    'figure fbr.f6': ['fbr.f6', 'waits for BoxInst'],
-    'figure cams --run': ['--run'],
-    'table fbr.t66': ["'fbr.t66'", 'fbr.t6', 'wsss_nb list'],
-    'table fbr.f6': ['fbr.f6', 'it is a figure'],
-    'table fbr.t6 --data imagenet': ['imagenet', 'cooccur'],
-    'table fbr.t6 --data folder:no/such/place --preset smoke': ['no/such/place'],
-    'table fbr.t6 --preset enormous': ["'enormous'", 'smoke'],
-    'table fbr.t6 --baseline magic': ["'magic'"],
-    'table fbr.t6 --preset smoke --set terms.fbr.lambda_bgg=1': ["'lambda_bg'"],
-    'table fbr.t6 --preset smoke --set terms.ssc.weight=1': ['terms.ssc.weight', 'no row'],
-    'table fbr.t6 --data cooccur?n=8 --preset smoke --run --device warp': ['warp'],
-    'ablate --over terms.fbr.clusters': ['--over', 'clusters=4,8'],
-    'ablate --methods cam --over terms.fbr.clusters=4,8': ['terms.fbr.clusters', 'none of the methods'],
-    'figures --data imagenet': ['imagenet'],
-    'app 0123 --no-browser': ["'0123'"],
+BAD = {  # what was typed: what the one line must say
+    "train --preset smoke --set terms.fbr.lambda_bgg=1 --method cam+fbr": [
+        "terms.fbr.lambda_bgg",
+        "unknown field",
+        "'lambda_bg'",
+    ],
+    "train --preset smoke --set training.batch_size=zero": ["training.batch_size"],
+    "train --preset smoke --set optim.lr=-1": ["optim.lr", "greater than 0"],
+    "train --preset smoke --set seed": ["field=value"],
+    "train --preset enormous": ["'enormous'", "smoke"],
+    "train --method cam+magic": ["'magic'"],
+    "train --preset smoke --data folder:no/such/place": ["no/such/place"],
+    "train --preset smoke --data imagenet": ["imagenet", "cooccur"],
+    "train --preset smoke --device warp": ["warp"],
+    "train --recipe no_such_recipe.json": ["no_such_recipe.json"],
+    "data check folder:no/such/place": ["no/such/place"],
+    "data show cooccur?p=2": ["p"],
+    "runs show 0123": ["'0123'"],
+    "runs rm 0123": ["'0123'"],
+    "cams 0123": ["'0123'"],
+    "eval 0123": ["'0123'"],
+    "figure no.such": ["no.such"],
+    "figure fbr.t6": ["fbr.t6", "it is a table"],
+    "figure fbr.f6": ["fbr.f6", "waits for BoxInst"],
+    "figure cams --run": ["--run"],
+    "table fbr.t66": ["'fbr.t66'", "fbr.t6", "wsss_nb list"],
+    "table fbr.f6": ["fbr.f6", "it is a figure"],
+    "table fbr.t6 --data imagenet": ["imagenet", "cooccur"],
+    "table fbr.t6 --data folder:no/such/place --preset smoke": ["no/such/place"],
+    "table fbr.t6 --preset enormous": ["'enormous'", "smoke"],
+    "table fbr.t6 --baseline magic": ["'magic'"],
+    "table fbr.t6 --preset smoke --set terms.fbr.lambda_bgg=1": ["'lambda_bg'"],
+    "table fbr.t6 --preset smoke --set terms.ssc.weight=1": ["terms.ssc.weight", "no row"],
+    "table fbr.t6 --data cooccur?n=8 --preset smoke --run --device warp": ["warp"],
+    "ablate --over terms.fbr.clusters": ["--over", "clusters=4,8"],
+    "ablate --methods cam --over terms.fbr.clusters=4,8": ["terms.fbr.clusters", "none of the methods"],
+    "figures --data imagenet": ["imagenet"],
+    "app 0123 --no-browser": ["'0123'"],
 }
 
 
 def shell(*args, cwd=ROOT):
-    return subprocess.run([sys.executable, '-c', 'from wsss_nb.cli import app; app(prog_name="wsss_nb")', *args],
-                          cwd=cwd, capture_output=True, text=True, env=None)
+    return subprocess.run(
+        [sys.executable, "-c", 'from wsss_nb.cli import app; app(prog_name="wsss_nb")', *args],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=None,
+    )
 
 
 def one_line(code, out, err):
     assert code == 2, (code, out, err)
-    assert out == '' and err.startswith('wsss_nb: ') and err.count('\n') == 1 and 'Traceback' not in err, (out, err)
+    assert out == "" and err.startswith("wsss_nb: ") and err.count("\n") == 1 and "Traceback" not in err, (
+        out,
+        err,
+    )
     return err
 
 
-@pytest.mark.parametrize('typed', BAD)
+@pytest.mark.parametrize("typed", BAD)
 def test_bad_input_is_one_clear_line(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, typed.split())
     assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
     line = one_line(done.exit_code, done.stdout, done.stderr)
-    for word in BAD[typed]: assert word in line
-    assert not list(tmp_path.glob('runs/*/')), 'a run was started'
+    for word in BAD[typed]:
+        assert word in line
+    assert not list(tmp_path.glob("runs/*/")), "a run was started"
 
 
 def test_bad_input_in_a_shell(tmp_path):
-    done = shell('data', 'check', 'folder:no/such/place', cwd=tmp_path)
+    done = shell("data", "check", "folder:no/such/place", cwd=tmp_path)
     one_line(done.returncode, done.stdout, done.stderr)
 
 
 def test_unknown_option_in_a_shell():
-    done = shell('train', '--epoch', '3')
-    assert done.returncode == 2 and '--epoch' in done.stderr and 'Traceback' not in done.stderr
+    done = shell("train", "--epoch", "3")
+    assert done.returncode == 2 and "--epoch" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_help_is_quick_and_lists_every_command():
     start = time.perf_counter()
-    done = shell('--help')
-    assert done.returncode == 0 and time.perf_counter() - start < 3   # a third of that on a free machine
-    for name in 'train cams eval data runs demo refine masks list table figure figures ablate app'.split():
-        assert f'  {name} ' in done.stdout
+    done = shell("--help")
+    assert done.returncode == 0 and time.perf_counter() - start < 3  # a third of that on a free machine
+    for name in "train cams eval data runs demo refine masks list table figure figures ablate app".split():
+        assert f"  {name} " in done.stdout
 
 
-@pytest.mark.parametrize('command', ['train', 'cams', 'eval', 'data check', 'data show', 'runs', 'runs show', 'runs rm', 'demo',
-                                     'refine', 'masks', 'list', 'table', 'figure', 'figures', 'ablate', 'app'])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train",
+        "cams",
+        "eval",
+        "data check",
+        "data show",
+        "runs",
+        "runs show",
+        "runs rm",
+        "demo",
+        "refine",
+        "masks",
+        "list",
+        "table",
+        "figure",
+        "figures",
+        "ablate",
+        "app",
+    ],
+)
 def test_every_command_explains_itself(command):
-    done = CliRunner().invoke(app, [*command.split(), '--help'])
+    done = CliRunner().invoke(app, [*command.split(), "--help"])
     assert done.exit_code == 0
     assert len(done.stdout.splitlines()) > 5
 
@@ -96,55 +130,91 @@ def test_every_command_explains_itself(command):
 def test_a_bug_keeps_its_traceback(monkeypatch):
     from wsss_nb.data import catalog
 
-    def broken(*args, **kwargs): raise ZeroDivisionError('a bug')
-    monkeypatch.setattr(catalog, 'open_data', broken)
-    assert isinstance(CliRunner().invoke(app, ['data', 'check', 'cooccur']).exception, ZeroDivisionError)
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(catalog, "open_data", broken)
+    assert isinstance(CliRunner().invoke(app, ["data", "check", "cooccur"]).exception, ZeroDivisionError)
 
 
 def test_no_runs_yet(tmp_path):
-    done = CliRunner().invoke(app, ['runs', '--runs', str(tmp_path/'runs')])
-    assert done.exit_code == 0 and 'No runs' in done.stdout and not (tmp_path/'runs').exists()
+    done = CliRunner().invoke(app, ["runs", "--runs", str(tmp_path / "runs")])
+    assert done.exit_code == 0 and "No runs" in done.stdout and not (tmp_path / "runs").exists()
 
 
-SMALL = ['--data', 'cooccur?n=8&size=32', '--preset', 'smoke']
+SMALL = ["--data", "cooccur?n=8&size=32", "--preset", "smoke"]
 
 
 def test_list_names_every_table_and_figure():
-    lines = CliRunner().invoke(app, ['list']).stdout.splitlines()
+    lines = CliRunner().invoke(app, ["list"]).stdout.splitlines()
     ids = {line.split()[0]: line for line in lines}
     assert len(ids) == len(lines)
-    wanted = [f'fbr.t{i}' for i in range(2, 12)] + [f'fbr.f{i}' for i in (1, *range(4, 14))] + [f'fpr.t{i}' for i in range(1, 6)] + \
-        [f'fpr.f{i}' for i in range(3, 9)] + [f'ssc.t{i}' for i in range(2, 10)] + [f'ssc.f{i}' for i in range(3, 9)] + \
-        [f'wsfcn.t{i}' for i in range(1, 6)] + [f'wsfcn.f{i}' for i in (6, 7, 8)] + \
-        ['grid.all', 'cooccur.sweep', 'cooccur.leak', 'refine.compare']
+    wanted = (
+        [f"fbr.t{i}" for i in range(2, 12)]
+        + [f"fbr.f{i}" for i in (1, *range(4, 14))]
+        + [f"fpr.t{i}" for i in range(1, 6)]
+        + [f"fpr.f{i}" for i in range(3, 9)]
+        + [f"ssc.t{i}" for i in range(2, 10)]
+        + [f"ssc.f{i}" for i in range(3, 9)]
+        + [f"wsfcn.t{i}" for i in range(1, 6)]
+        + [f"wsfcn.f{i}" for i in (6, 7, 8)]
+        + ["grid.all", "cooccur.sweep", "cooccur.leak", "refine.compare"]
+    )
     assert set(ids) == set(wanted)
-    runs = [*(f'fbr.t{i}' for i in (2, *range(6, 12))), 'fpr.t1', 'fpr.t5', 'fpr.f5', 'ssc.t7', 'ssc.f6', 'grid.all', 'fbr.f11',
-            'cooccur.sweep']
-    for id in runs: assert ids[id].endswith('yes')
-    assert 'waits for the segmentation stage' in ids['fbr.t3'] and 'waits for WS-FCN' in ids['wsfcn.t1']
+    runs = [
+        *(f"fbr.t{i}" for i in (2, *range(6, 12))),
+        "fpr.t1",
+        "fpr.t5",
+        "fpr.f5",
+        "ssc.t7",
+        "ssc.f6",
+        "grid.all",
+        "fbr.f11",
+        "cooccur.sweep",
+    ]
+    for id in runs:
+        assert ids[id].endswith("yes")
+    assert "waits for the segmentation stage" in ids["fbr.t3"] and "waits for WS-FCN" in ids["wsfcn.t1"]
 
 
 def test_table_of_nothing_run(tmp_path):
     "No number of the paper in a measured cell; how many runs are missing and what runs them; nothing is written."
-    call = ['table', 'fbr.t8', *SMALL, '--seeds', '3', '--runs', str(tmp_path/'runs'), '--out', str(tmp_path/'out')]
+    call = [
+        "table",
+        "fbr.t8",
+        *SMALL,
+        "--seeds",
+        "3",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.output
-    rows = [line.split() for line in done.stdout.splitlines() if line.startswith('K = ') and line.endswith('of 3')]
-    assert [r[-5:] for r in rows] == [[v, '–', '0', 'of', '3'] for v in ('74.6', '74.8', '75.0', '74.6')]
-    assert 'Missing: 21 of 21 runs' in done.stdout
+    rows = [
+        line.split() for line in done.stdout.splitlines() if line.startswith("K = ") and line.endswith("of 3")
+    ]
+    assert [r[-5:] for r in rows] == [[v, "–", "0", "of", "3"] for v in ("74.6", "74.8", "75.0", "74.6")]
+    assert "Missing: 21 of 21 runs" in done.stdout
     assert "`wsss_nb table fbr.t8 --data 'cooccur?n=8&size=32' --preset smoke --seeds 3 --runs" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
 def test_a_table_that_cannot_run_shows_the_paper():
-    done = CliRunner().invoke(app, ['table', 'fbr.t3'])
-    assert done.exit_code == 0 and 'waits for the segmentation stage' in done.stdout and '74.2' in done.stdout and 'cited' in done.stdout
+    done = CliRunner().invoke(app, ["table", "fbr.t3"])
+    assert (
+        done.exit_code == 0
+        and "waits for the segmentation stage" in done.stdout
+        and "74.2" in done.stdout
+        and "cited" in done.stdout
+    )
 
 
 def test_missing_figure_says_what_runs_it(tmp_path):
-    done = CliRunner().invoke(app, ['figure', 'fbr.f11', *SMALL, '--runs', str(tmp_path)])
+    done = CliRunner().invoke(app, ["figure", "fbr.f11", *SMALL, "--runs", str(tmp_path)])
     line = one_line(done.exit_code, done.stdout, done.stderr)
-    assert 'Missing: ' in line and 'wsss_nb figure fbr.f11' in line and '--run' in line
+    assert "Missing: " in line and "wsss_nb figure fbr.f11" in line and "--run" in line
 
 
 def test_run_a_grid_with_a_failure(tmp_path, monkeypatch):
@@ -156,17 +226,36 @@ def test_run_a_grid_with_a_failure(tmp_path, monkeypatch):
 
     def half(jobs, runs, *_):
         good, bad = plan(jobs, store := RunStore(runs))
-        store.run(good.recipe, '').path.rename(good.run.path)
-        good.run.finish(dict(metrics=dict(miou=.4, precision=.5, recall=.6), seconds=dict(total=5.)))
-        return [Outcome(good.run.key, 'done'), Outcome(bad.run.key, 'failed', 1., 'UserError: no\nweights', 8, 'runs/KEY/train.ipynb')]
-    monkeypatch.setattr(runner, 'run_jobs', half)
-    call = ['ablate', '--methods', 'cam', '--over', 'model.weights=random,none.pth', *SMALL, '--runs', str(tmp_path/'runs'),
-            '--out', str(tmp_path/'out'), '--device', 'cpu']
-    done = CliRunner().invoke(app, [*call, '--run'])
+        store.run(good.recipe, "").path.rename(good.run.path)
+        good.run.finish(dict(metrics=dict(miou=0.4, precision=0.5, recall=0.6), seconds=dict(total=5.0)))
+        return [
+            Outcome(good.run.key, "done"),
+            Outcome(bad.run.key, "failed", 1.0, "UserError: no\nweights", 8, "runs/KEY/train.ipynb"),
+        ]
+
+    monkeypatch.setattr(runner, "run_jobs", half)
+    call = [
+        "ablate",
+        "--methods",
+        "cam",
+        "--over",
+        "model.weights=random,none.pth",
+        *SMALL,
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    done = CliRunner().invoke(app, [*call, "--run"])
     assert done.exit_code == 1, done.output
-    assert '40.0' in done.stdout and 'Missing: 1 of 2 runs' in done.stdout
-    assert 'failed: cam, weights = none.pth (seed 0), run ' in done.stderr and 'UserError: no weights' in done.stderr
-    assert 'cell 8 of runs/KEY/train.ipynb' in done.stderr
-    assert {p.suffix for p in (tmp_path/'out').iterdir()} == {'.md', '.csv', '.tex', '.html'}
+    assert "40.0" in done.stdout and "Missing: 1 of 2 runs" in done.stdout
+    assert (
+        "failed: cam, weights = none.pth (seed 0), run " in done.stderr
+        and "UserError: no weights" in done.stderr
+    )
+    assert "cell 8 of runs/KEY/train.ipynb" in done.stderr
+    assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".md", ".csv", ".tex", ".html"}
     again = CliRunner().invoke(app, call)
-    assert again.exit_code == 0 and 'Missing: 1 of 2 runs' in again.stdout
+    assert again.exit_code == 0 and "Missing: 1 of 2 runs" in again.stdout

@@ -1,4 +1,5 @@
 "The companion notebooks run headless under papermill, in the smoke preset, and refuse a parameter that does not fit."
+
 import json
 
 import nbformat
@@ -17,8 +18,14 @@ def execute(name, folder, **parameters):
 
 def papermilled(name, folder, parameters):
     out = folder / f"{name}.ipynb"
-    papermill.execute_notebook(str(NBS / f"{name}.ipynb"), str(out), parameters=parameters,
-                               cwd=str(NBS), progress_bar=False, kernel_name="python3")
+    papermill.execute_notebook(
+        str(NBS / f"{name}.ipynb"),
+        str(out),
+        parameters=parameters,
+        cwd=str(NBS),
+        progress_bar=False,
+        kernel_name="python3",
+    )
     return nbformat.read(out, 4)
 
 
@@ -35,7 +42,9 @@ def test_train_then_nroi(tmp_path):
     pictures = [o for o in outputs(nb) if any(k.startswith("image/") for k in o.get("data", {}))]
     assert len(pictures) >= 4  # two cluster maps, the bank's patches, the curves
     text = " ".join(o.get("text", "") for o in outputs(nb))
-    assert "the bank holds" in text and "training a short one" not in text  # it found the run of the other notebook
+    assert (
+        "the bank holds" in text and "training a short one" not in text
+    )  # it found the run of the other notebook
 
 
 def test_a_recipe_error_in_a_notebook_is_one_clear_line(tmp_path):
@@ -52,14 +61,20 @@ def test_features_without_runs(tmp_path):
     assert sum("image/png" in o.get("data", {}) for o in found) == 2
     tables = [o["data"]["text/plain"] for o in found if "overlap" in o.get("data", {}).get("text/plain", "")]
     assert len(tables) == 2 and all("silhouette" in t and "mean" in t for t in tables)
-    nb = execute("features", tmp_path, per_class=12, methods=["pca"], classes=["boat", "cow"])  # finds them again
+    nb = execute(
+        "features", tmp_path, per_class=12, methods=["pca"], classes=["boat", "cow"]
+    )  # finds them again
     assert "training two" not in " ".join(o.get("text", "") for o in outputs(nb))
 
 
 def test_ablation_runs_what_is_missing_and_makes_a_table(tmp_path):
     short = '{"training.steps": 4, "inference.limit": 4, "augment.crop": 64}'
     nb = execute("ablation", tmp_path, overrides=short, out=str(tmp_path / "out"))
-    tables = [o["data"]["text/html"] for o in outputs(nb) if "class=wsss" in str(o.get("data", {}).get("text/html", ""))]
+    tables = [
+        o["data"]["text/html"]
+        for o in outputs(nb)
+        if "class=wsss" in str(o.get("data", {}).get("text/html", ""))
+    ]
     assert len(tables) == 3 and "Missing: 2 of 2 runs" in tables[0] and "Missing" not in tables[1]
     assert "clusters = 8" in tables[2]
     assert sorted(p.suffix for p in (tmp_path / "out").iterdir()) == [".csv", ".html", ".md", ".tex"]
@@ -68,7 +83,11 @@ def test_ablation_runs_what_is_missing_and_makes_a_table(tmp_path):
 def test_a_term_written_in_a_notebook_gets_its_row(tmp_path):
     short = '{"training.steps": 6, "inference.limit": 4, "augment.crop": 64}'
     nb = execute("your_method", tmp_path, overrides=short, weights=[0.5, 1.0])
-    tables = [o["data"]["text/html"] for o in outputs(nb) if "class=wsss" in str(o.get("data", {}).get("text/html", ""))]
+    tables = [
+        o["data"]["text/html"]
+        for o in outputs(nb)
+        if "class=wsss" in str(o.get("data", {}).get("text/html", ""))
+    ]
     assert len(tables) == 1 and "Missing" not in tables[0] and "cam+mirror, weight = 0.5" in tables[0]
 
 
@@ -78,18 +97,32 @@ def test_cooccurrence_then_figures(tmp_path):
     found = outputs(nb)
     assert "training tiny ones" in " ".join(o.get("text", "") for o in found)
     charts = [o for o in found if "image/png" in o.get("data", {})]
-    assert len(charts) == 2 and "2 Axes" in charts[-1]["data"]["text/plain"]  # leak by class; mIoU and leak against p
+    assert (
+        len(charts) == 2 and "2 Axes" in charts[-1]["data"]["text/plain"]
+    )  # leak by class; mIoU and leak against p
     assert str(found).count("p=0.5") >= 2
-    nb = execute("figures", tmp_path, data="", only=["fbr.f11", "fbr.f13", "fbr.f4", "fbr.f6"], out=str(tmp_path / "out"))
+    nb = execute(
+        "figures",
+        tmp_path,
+        data="",
+        only=["fbr.f11", "fbr.f13", "fbr.f4", "fbr.f6"],
+        out=str(tmp_path / "out"),
+    )
     text = str(outputs(nb))
     assert "training a tiny one" in text and "2 of 4 figures drawn" in text
     assert "waits for BoxInst" in text and "Missing: 1 of 2 runs" in text
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"fbr.f{n}.{kind}" for n in (11, 13) for kind in ("png", "svg")]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        f"fbr.f{n}.{kind}" for n in (11, 13) for kind in ("png", "svg")
+    ]
 
 
 def your_data(folder, **parameters):
     short = '{"training.steps": 4, "augment.crop": 64}'
-    nb = papermilled("your_data", folder, dict(out=str(folder / "out"), preset="smoke", device="cpu", overrides=short) | parameters)
+    nb = papermilled(
+        "your_data",
+        folder,
+        dict(out=str(folder / "out"), preset="smoke", device="cpu", overrides=short) | parameters,
+    )
     return nb, " ".join(o.get("text", "") for o in outputs(nb))
 
 
@@ -98,8 +131,12 @@ def test_your_data_makes_an_example(tmp_path):
     assert "No photographs named" in text and (tmp_path / "out/example/tags.csv").exists()
     (masks,) = (tmp_path / "out/masks").glob("*/SegmentationClass")
     assert len([*masks.iterdir()]) == 64
-    assert sum("image/jpeg" in o.get("data", {}) for o in outputs(nb)) == 3  # the photographs; CAMs and seeds; masks
-    assert any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in nb.cells[-3].outputs)  # the explorer
+    assert (
+        sum("image/jpeg" in o.get("data", {}) for o in outputs(nb)) == 3
+    )  # the photographs; CAMs and seeds; masks
+    assert any(
+        "application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in nb.cells[-3].outputs
+    )  # the explorer
 
 
 def test_your_data_takes_photographs_as_they_are(tmp_path):
@@ -118,7 +155,14 @@ def test_your_data_takes_photographs_as_they_are(tmp_path):
     assert "No photographs named" not in text
     (masks,) = (tmp_path / "out/masks").iterdir()
     assert (masks / "classes.txt").read_text().split() == ["boat", "red_car"]
-    allowed = {"photo 0": {0, 1, 2}, "photo 2": {0, 2}, "photo 4": {0, 1}, "more_1": {0, 1}, "more_3": {0}, "more_5": {0, 2}}
+    allowed = {
+        "photo 0": {0, 1, 2},
+        "photo 2": {0, 2},
+        "photo 4": {0, 1},
+        "more_1": {0, 1},
+        "more_3": {0},
+        "more_5": {0, 2},
+    }
     for name, values in allowed.items():
         mask = Image.open(masks / f"SegmentationClass/{name}.png")
         assert mask.size == ((80, 48) if name == "photo 2" else (80, 60)) and set(np.unique(mask)) <= values
@@ -130,7 +174,10 @@ def test_your_data_takes_photographs_as_they_are(tmp_path):
     assert len(logs) == 2 and len(trained) == 1 and logs[0] == logs[1]
 
     table.write_text("\n".join([*rows, "lost.jpg,boat,me", "more/1.png,boat,me"]))
-    with pytest.raises(papermill.PapermillExecutionError, match="line 8: no picture 'lost.jpg'.*line 9: more/1.png is there twice"):
+    with pytest.raises(
+        papermill.PapermillExecutionError,
+        match="line 8: no picture 'lost.jpg'.*line 9: more/1.png is there twice",
+    ):
         your_data(tmp_path, **own)
 
 

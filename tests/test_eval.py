@@ -1,4 +1,5 @@
 "`wsss_nb eval` on folders and runs, good and bad; boundary measures on photographs; shards that add up to the whole."
+
 import json
 
 import numpy as np
@@ -10,23 +11,23 @@ from typer.testing import CliRunner
 
 from wsss_nb.cli import app
 
-CLASSES = ['cow', 'boat', 'train']
+CLASSES = ["cow", "boat", "train"]
 
 
 def call(*words):
-    done = CliRunner().invoke(app, ['eval', *map(str, words)])
+    done = CliRunner().invoke(app, ["eval", *map(str, words)])
     assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
     return done
 
 
 def masks(i, size=(60, 80)):
     "A truth with a rim of 255, and a prediction that is a little off; the last class only in every third image."
-    rng, (y, x) = np.random.default_rng(i), np.mgrid[:size[0], :size[1]]
+    rng, (y, x) = np.random.default_rng(i), np.mgrid[: size[0], : size[1]]
     truth, pred = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
     for c in range(1, 4 if i % 3 == 0 else 3):
         cy, cx, r = rng.integers(15, 45), rng.integers(15, 65), rng.integers(6, 14)
-        truth[(y - cy)**2 + (x - cx)**2 < r * r] = c
-        pred[(y - cy - 2)**2 + (x - cx)**2 < (r + 1)**2] = c
+        truth[(y - cy) ** 2 + (x - cx) ** 2 < r * r] = c
+        pred[(y - cy - 2) ** 2 + (x - cx) ** 2 < (r + 1) ** 2] = c
     edge = np.any([(truth == c) & (distance_transform_edt(truth == c) <= 1) for c in np.unique(truth)], 0)
     return np.where(edge, np.uint8(255), truth), pred
 
@@ -34,13 +35,14 @@ def masks(i, size=(60, 80)):
 @pytest.fixture
 def folders(tmp_path):
     "Forty images: true masks as palette PNGs, predictions as grey ones."
-    for name in ('truth', 'pred'): (tmp_path/name).mkdir()
+    for name in ("truth", "pred"):
+        (tmp_path / name).mkdir()
     for i in range(40):
         truth, pred = (Image.fromarray(m) for m in masks(i))
         truth.putpalette([k // 3 for k in range(768)])
-        truth.save(tmp_path/'truth'/f'im{i:02}.png')
-        pred.save(tmp_path/'pred'/f'im{i:02}.png')
-    (tmp_path/'classes.txt').write_text('\n'.join(CLASSES))
+        truth.save(tmp_path / "truth" / f"im{i:02}.png")
+        pred.save(tmp_path / "pred" / f"im{i:02}.png")
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
     return tmp_path
 
 
@@ -53,108 +55,172 @@ def expected():
 
 def test_two_folders(folders):
     iou, accuracy = expected()
-    done = call('--truth', folders/'truth', '--pred', folders/'pred', '--classes', folders/'classes.txt')
+    done = call(
+        "--truth", folders / "truth", "--pred", folders / "pred", "--classes", folders / "classes.txt"
+    )
     assert done.exit_code == 0, done.stderr
-    rows = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.startswith(('background', *CLASSES))}
-    assert rows == {k: f'{100 * x:.1f}' for k, x in zip(['background', *CLASSES], iou)}
-    assert f'40 images: miou {100 * np.mean(iou):.1f}  pixel_accuracy {100 * accuracy:.1f}' in done.stdout
-    unnamed = call('--truth', folders/'truth', '--pred', folders/'pred')      # as many classes as the truth has
+    rows = {
+        line.split()[0]: line.split()[1]
+        for line in done.stdout.splitlines()
+        if line.startswith(("background", *CLASSES))
+    }
+    assert rows == {k: f"{100 * x:.1f}" for k, x in zip(["background", *CLASSES], iou)}
+    assert f"40 images: miou {100 * np.mean(iou):.1f}  pixel_accuracy {100 * accuracy:.1f}" in done.stdout
+    unnamed = call(
+        "--truth", folders / "truth", "--pred", folders / "pred"
+    )  # as many classes as the truth has
     assert unnamed.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize('kind', ['csv', 'json', 'md'])
+@pytest.mark.parametrize("kind", ["csv", "json", "md"])
 def test_written_and_the_same_for_any_number_of_workers(folders, kind):
-    files = [folders/f'{n}.{kind}' for n in (1, 3)]
+    files = [folders / f"{n}.{kind}" for n in (1, 3)]
     for n, file in zip((1, 3), files):
-        done = call('--truth', folders/'truth', '--pred', folders/'pred', '--trimap', '--boundary', '--workers', n, '--out', file)
+        done = call(
+            "--truth",
+            folders / "truth",
+            "--pred",
+            folders / "pred",
+            "--trimap",
+            "--boundary",
+            "--workers",
+            n,
+            "--out",
+            file,
+        )
         assert done.exit_code == 0 and str(file) in done.stdout
     assert files[0].read_bytes() == files[1].read_bytes()
     iou, accuracy = expected()
-    if kind == 'csv':
-        table = pd.read_csv(files[0], index_col='class')
+    if kind == "csv":
+        table = pd.read_csv(files[0], index_col="class")
         np.testing.assert_allclose(table.iou, [*iou, np.mean(iou)])
-        assert {'trimap_iou 40', 'boundary_f 0.008', 'boundary_f 1'} <= set(table) and table.loc['mean', 'pixel_accuracy'] == accuracy
-    elif kind == 'json':
+        assert {"trimap_iou 40", "boundary_f 0.008", "boundary_f 1"} <= set(table) and table.loc[
+            "mean", "pixel_accuracy"
+        ] == accuracy
+    elif kind == "json":
         found = json.loads(files[0].read_text())
-        assert found['images'] == 40 and found['miou'] == pytest.approx(np.mean(iou))
-        assert found['per_class']['background']['boundary_f 1'] is None
+        assert found["images"] == 40 and found["miou"] == pytest.approx(np.mean(iou))
+        assert found["per_class"]["background"]["boundary_f 1"] is None
     else:
-        assert files[0].read_text().count('\n') == 7
+        assert files[0].read_text().count("\n") == 7
 
 
 def test_a_list_of_ids(folders):
-    (folders/'val.txt').write_text('im03\nim04\n')
-    (folders/'pred'/'im09.png').unlink()                                      # not asked for, not missed
-    assert '2 images' in call('--truth', folders/'truth', '--pred', folders/'pred', '--ids', folders/'val.txt').stdout
-    (folders/'val.txt').write_text('im03\nim09\n')
-    assert 'im09: no prediction' in call('--truth', folders/'truth', '--pred', folders/'pred', '--ids', folders/'val.txt').stderr
+    (folders / "val.txt").write_text("im03\nim04\n")
+    (folders / "pred" / "im09.png").unlink()  # not asked for, not missed
+    assert (
+        "2 images"
+        in call("--truth", folders / "truth", "--pred", folders / "pred", "--ids", folders / "val.txt").stdout
+    )
+    (folders / "val.txt").write_text("im03\nim09\n")
+    assert (
+        "im09: no prediction"
+        in call("--truth", folders / "truth", "--pred", folders / "pred", "--ids", folders / "val.txt").stderr
+    )
 
 
 def test_everything_wrong_is_one_error(folders):
-    (folders/'pred'/'im00.png').unlink()
-    (folders/'truth'/'im01.png').unlink()
-    Image.new('L', (80, 61)).save(folders/'pred'/'im02.png')
-    Image.new('L', (80, 60), 7).save(folders/'pred'/'im03.png')
-    Image.new('RGB', (80, 60)).save(folders/'pred'/'im04.png')
-    (folders/'truth'/'im05.png').write_bytes((folders/'truth'/'im06.png').read_bytes()[:60])
-    done = call('--truth', folders/'truth', '--pred', folders/'pred', '--classes', folders/'classes.txt')
-    assert done.exit_code == 2 and done.stdout == '' and done.stderr.count('wsss_nb: ') == 1
-    for words in ('6 faults in 38 masks', 'im00: no prediction in', 'im01: no ground truth in', 'differ in size (60×80 and 61×80',
-                  'im03: prediction has label 7, outside 0…3', 'im04.png is a colour picture', 'truth/im05.png'):
+    (folders / "pred" / "im00.png").unlink()
+    (folders / "truth" / "im01.png").unlink()
+    Image.new("L", (80, 61)).save(folders / "pred" / "im02.png")
+    Image.new("L", (80, 60), 7).save(folders / "pred" / "im03.png")
+    Image.new("RGB", (80, 60)).save(folders / "pred" / "im04.png")
+    (folders / "truth" / "im05.png").write_bytes((folders / "truth" / "im06.png").read_bytes()[:60])
+    done = call(
+        "--truth", folders / "truth", "--pred", folders / "pred", "--classes", folders / "classes.txt"
+    )
+    assert done.exit_code == 2 and done.stdout == "" and done.stderr.count("wsss_nb: ") == 1
+    for words in (
+        "6 faults in 38 masks",
+        "im00: no prediction in",
+        "im01: no ground truth in",
+        "differ in size (60×80 and 61×80",
+        "im03: prediction has label 7, outside 0…3",
+        "im04.png is a colour picture",
+        "truth/im05.png",
+    ):
         assert words in done.stderr, words
-    for i in range(10, 30): (folders/'pred'/f'im{i}.png').unlink()
-    assert 'and 16 more' in call('--truth', folders/'truth', '--pred', folders/'pred', '--classes', folders/'classes.txt').stderr
+    for i in range(10, 30):
+        (folders / "pred" / f"im{i}.png").unlink()
+    assert (
+        "and 16 more"
+        in call(
+            "--truth", folders / "truth", "--pred", folders / "pred", "--classes", folders / "classes.txt"
+        ).stderr
+    )
 
 
-@pytest.mark.parametrize('typed, words', [
-    ('', 'Evaluate what?'), ('--truth {0}/truth', 'Evaluate what?'), ('1234 --truth {0}/truth --pred {0}/pred', 'Evaluate what?'),
-    ('--truth {0}/none --pred {0}/pred', 'No folder'), ('--truth {0} --pred {0}/pred', 'No PNGs in'),
-    ('--truth {0}/truth --pred {0}/pred --classes {0}/none.txt', 'No file none.txt'),
-    ('--truth {0}/truth --pred {0}/pred --out x.xls', "'.xls'"),
-    ('--truth {0}/truth --pred {0}/pred --threshold 0.3', 'are for runs'), ('1234 --classes {0}/classes.txt', 'for two folders'),
-])
+@pytest.mark.parametrize(
+    "typed, words",
+    [
+        ("", "Evaluate what?"),
+        ("--truth {0}/truth", "Evaluate what?"),
+        ("1234 --truth {0}/truth --pred {0}/pred", "Evaluate what?"),
+        ("--truth {0}/none --pred {0}/pred", "No folder"),
+        ("--truth {0} --pred {0}/pred", "No PNGs in"),
+        ("--truth {0}/truth --pred {0}/pred --classes {0}/none.txt", "No file none.txt"),
+        ("--truth {0}/truth --pred {0}/pred --out x.xls", "'.xls'"),
+        ("--truth {0}/truth --pred {0}/pred --threshold 0.3", "are for runs"),
+        ("1234 --classes {0}/classes.txt", "for two folders"),
+    ],
+)
 def test_bad_calls(folders, typed, words):
     done = call(*typed.format(folders).split())
-    assert done.exit_code == 2 and words in done.stderr and done.stderr.count('\n') == 1
+    assert done.exit_code == 2 and words in done.stderr and done.stderr.count("\n") == 1
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def store(tmp_path_factory):
     "Two tiny runs, the first with refined masks of its own folder's form."
     from wsss_nb.pipeline.experiment import run_recipe
     from wsss_nb.run.presets import make_recipe
-    folder = tmp_path_factory.mktemp('runs')
-    short = {'training.steps': 4, 'augment.crop': 64, 'augment.long_side': [64, 72]}
-    runs = [run_recipe(make_recipe('cam', 'cooccur?n=16&size=64', 'smoke', seed=s, overrides=short), folder, 'cpu', 0) for s in (0, 1)]
+
+    folder = tmp_path_factory.mktemp("runs")
+    short = {"training.steps": 4, "augment.crop": 64, "augment.long_side": [64, 72]}
+    runs = [
+        run_recipe(
+            make_recipe("cam", "cooccur?n=16&size=64", "smoke", seed=s, overrides=short), folder, "cpu", 0
+        )
+        for s in (0, 1)
+    ]
     from wsss_nb.data.catalog import open_data
     from wsss_nb.data.files import write_map
-    data = open_data('cooccur?n=16&size=64')
-    (refined := runs[0].path/'refined'/'mine'/'masks'/'train').mkdir(parents=True)
-    for id in data.ids('train'): write_map(refined/f'{id}.png', data.load(id, ('mask',))['mask'].roll(1, 1))
+
+    data = open_data("cooccur?n=16&size=64")
+    (refined := runs[0].path / "refined" / "mine" / "masks" / "train").mkdir(parents=True)
+    for id in data.ids("train"):
+        write_map(refined / f"{id}.png", data.load(id, ("mask",))["mask"].roll(1, 1))
     return folder, runs
 
 
 def test_runs(store, tmp_path):
     folder, runs = store
-    at = [100 * r.result['metrics']['miou'] for r in runs]
-    one = call(runs[0].key, '--runs', folder, '--boundary', '--trimap')
+    at = [100 * r.result["metrics"]["miou"] for r in runs]
+    one = call(runs[0].key, "--runs", folder, "--boundary", "--trimap")
     assert one.exit_code == 0, one.stderr
-    assert f'miou {at[0]:.1f}' in one.stdout and 'leak' in one.stdout and '0.008 of the diagonal' in one.stdout
-    two = call(*(r.key[:8] for r in runs), '--runs', folder, '--out', tmp_path/'two.csv')
+    assert (
+        f"miou {at[0]:.1f}" in one.stdout and "leak" in one.stdout and "0.008 of the diagonal" in one.stdout
+    )
+    two = call(*(r.key[:8] for r in runs), "--runs", folder, "--out", tmp_path / "two.csv")
     table = two.stdout.splitlines()
-    assert len(table) == 4 and all(r.key in line and f'{x:.1f}' in line for r, x, line in zip(runs, at, table[1:]))
-    assert list(pd.read_csv(tmp_path/'two.csv').masks.unique()) == [r.key for r in runs]
-    assert not (runs[0].path/'two.csv').exists() and runs[0].result['metrics']['miou'] == at[0] / 100
+    assert len(table) == 4 and all(
+        r.key in line and f"{x:.1f}" in line for r, x, line in zip(runs, at, table[1:])
+    )
+    assert list(pd.read_csv(tmp_path / "two.csv").masks.unique()) == [r.key for r in runs]
+    assert not (runs[0].path / "two.csv").exists() and runs[0].result["metrics"]["miou"] == at[0] / 100
 
 
 def test_refined_masks(store):
     folder, runs = store
-    done = call(runs[0].key, '--runs', folder, '--masks', 'mine', '--boundary')
-    assert done.exit_code == 0 and 'mine of run' in done.stdout and '1 px' in done.stdout
-    row = next(line for line in done.stdout.splitlines() if line.startswith('1 px'))
-    assert float(row.split()[-1]) == pytest.approx(100, abs=1.5)              # shifted by one pixel
-    for run, name, words in ((runs[0], 'psb', "'psb' of train. It has: mine."), (runs[1], 'mine', 'wsss_nb refine')):
-        bad = call(run.key, '--masks', name, '--runs', folder)
+    done = call(runs[0].key, "--runs", folder, "--masks", "mine", "--boundary")
+    assert done.exit_code == 0 and "mine of run" in done.stdout and "1 px" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.startswith("1 px"))
+    assert float(row.split()[-1]) == pytest.approx(100, abs=1.5)  # shifted by one pixel
+    for run, name, words in (
+        (runs[0], "psb", "'psb' of train. It has: mine."),
+        (runs[1], "mine", "wsss_nb refine"),
+    ):
+        bad = call(run.key, "--masks", name, "--runs", folder)
         assert bad.exit_code == 2 and words in bad.stderr, bad.stderr
 
 
@@ -164,7 +230,11 @@ def test_shards_merged_are_the_whole():
     from wsss_nb.pipeline.judge import MaskScores
     from wsss_nb.metrics.curves import FalsePositives
 
-    def score(some): return sum((MaskScores.start(CLASSES, [1, 5, 40], [.008, 3]).update(*masks(i), str(i)) for i in some), 0)
+    def score(some):
+        return sum(
+            (MaskScores.start(CLASSES, [1, 5, 40], [0.008, 3]).update(*masks(i), str(i)) for i in some), 0
+        )
+
     whole, parts = score(range(12)), [score(range(k, 12, 3)) for k in range(3)]
     total = sum(parts)
     assert total.images == 12 and (total.confusion.matrix == whole.confusion.matrix).all()
@@ -172,21 +242,29 @@ def test_shards_merged_are_the_whole():
     assert (total.boundary.images == whole.boundary.images).all()
     np.testing.assert_allclose(total.boundary.sums, whole.boundary.sums, rtol=1e-12)
 
-    def false(some): return sum(FalsePositives(3).update([i % 3], np.random.default_rng(i).normal(size=3), *masks(i)) for i in some)
+    def false(some):
+        return sum(
+            FalsePositives(3).update([i % 3], np.random.default_rng(i).normal(size=3), *masks(i))
+            for i in some
+        )
+
     merged = (false(range(5)) + false(range(5, 12))).summary()
     np.testing.assert_allclose(list(merged.values()), list(false(range(12)).summary().values()))
-    pytest.importorskip('faster_coco_eval')
+    pytest.importorskip("faster_coco_eval")
 
     def found(i):
         truth, pred = (np.stack([m == c for c in (1, 2)]) for m in masks(i))
         return truth, [0, 1], pred, [0, 1], np.random.default_rng(i).random(2)
 
-    def instances(some): return sum((InstanceAP(2).update(*found(i)) for i in some), 0)
+    def instances(some):
+        return sum((InstanceAP(2).update(*found(i)) for i in some), 0)
+
     assert (instances(range(6)) + instances(range(6, 12))).summary() == instances(range(12)).summary()
 
 
 def naive_boundary(truth, pred, c, r):
     "DAVIS's F of one class, by dilation with a disk."
+
     def edges(m):
         e, s, d = m.copy(), m.copy(), m.copy()
         e[:, :-1], s[:-1], d[:-1, :-1] = m[:, 1:], m[1:], m[1:, 1:]
@@ -194,22 +272,25 @@ def naive_boundary(truth, pred, c, r):
         out[-1], out[:, -1] = (m ^ e)[-1], (m ^ s)[:, -1]
         out[-1, -1] = False
         return out
-    y, x = np.mgrid[-r:r + 1, -r:r + 1]
+
+    y, x = np.mgrid[-r : r + 1, -r : r + 1]
     a, b = (edges((m == c) & (truth != 255)) for m in (pred, truth))
     near_a, near_b = (binary_dilation(m, x * x + y * y <= r * r) for m in (a, b))
-    p, q = ((u & v).sum() / u.sum() if u.any() else 1. for u, v in ((a, near_b), (b, near_a)))
-    return 2 * p * q / (p + q) if p + q else 0.
+    p, q = ((u & v).sum() / u.sum() if u.any() else 1.0 for u, v in ((a, near_b), (b, near_a)))
+    return 2 * p * q / (p + q) if p + q else 0.0
 
 
-@pytest.mark.parametrize('shift', [(3, 0), (-2, 7)])
+@pytest.mark.parametrize("shift", [(3, 0), (-2, 7)])
 def test_boundaries_of_photographs(shift):
     "Real masks, odd sizes: the same numbers as the naive forms at every width."
     from pathlib import Path
     import os
     from wsss_nb.metrics.boundary import BoundaryF, Trimap
-    photos = Path(os.environ.get('WSSS_NB_PHOTOS', '/nowhere'))/'SegmentationClass'
-    files = sorted(photos.glob('*.png'))[:6]
-    if not files: pytest.skip('no photographs: name their folder in WSSS_NB_PHOTOS')
+
+    photos = Path(os.environ.get("WSSS_NB_PHOTOS", "/nowhere")) / "SegmentationClass"
+    files = sorted(photos.glob("*.png"))[:6]
+    if not files:
+        pytest.skip("no photographs: name their folder in WSSS_NB_PHOTOS")
     for file in files:
         truth = np.array(Image.open(file))
         pred = np.roll(np.where(truth == 255, 0, truth), shift, (0, 1))
@@ -217,11 +298,15 @@ def test_boundaries_of_photographs(shift):
         f = BoundaryF(C, radii).update(truth, pred).f()
         shown = [c for c in range(1, C + 1) if ((truth == c) | ((pred == c) & (truth != 255))).any()]
         assert sorted(np.flatnonzero(~np.isnan(f[:, 0])) + 1) == shown
-        for c in shown: assert f[c - 1].tolist() == [naive_boundary(truth, pred, c, r) for r in radii]
+        for c in shown:
+            assert f[c - 1].tolist() == [naive_boundary(truth, pred, c, r) for r in radii]
         tri = Trimap(C, radii).update(truth, pred)
         for w in radii:
             band = np.zeros(truth.shape, bool)
             for v in np.unique(truth):
-                if not (truth == v).all(): band |= (truth == v) & (distance_transform_edt(truth == v) <= w)
+                if not (truth == v).all():
+                    band |= (truth == v) & (distance_transform_edt(truth == v) <= w)
             keep = band & (truth != 255)
-            assert (tri.at(w).matrix == np.histogram2d(truth[keep], pred[keep], [np.arange(C + 2)] * 2)[0]).all()
+            assert (
+                tri.at(w).matrix == np.histogram2d(truth[keep], pred[keep], [np.arange(C + 2)] * 2)[0]
+            ).all()

@@ -1,4 +1,5 @@
 "The explorer without a browser: choices, pictures, refusals, uploads, exports; what it leaves behind after 500 images."
+
 import asyncio
 import datetime
 import gc
@@ -31,51 +32,68 @@ from wsss_nb.explore.cams.state import export_figure, panels
 from wsss_nb.run.presets import make_recipe
 
 NOW = datetime.datetime.now(datetime.timezone.utc)
-DATA, SHORT = 'cooccur?n=24&size=64', {'training.steps': 4, 'inference.limit': 8, 'augment.crop': 64}
+DATA, SHORT = "cooccur?n=24&size=64", {"training.steps": 4, "inference.limit": 8, "augment.crop": 64}
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
 def store(tmp_path_factory):
     "Three finished runs on one data set, and one on another. CAMs of four steps are empty: they are made up instead, not quite the truth."
-    root = tmp_path_factory.mktemp('runs')
-    for k, (method, data) in enumerate([('cam', 'cooccur?n=24&size=48'), ('cam', DATA), ('cam+fbr', DATA), ('cam+fpr', DATA)]):
-        run, opened = run_recipe(make_recipe(method, data, 'smoke', overrides=SHORT), root, 'cpu', 0), open_data(data)
+    root = tmp_path_factory.mktemp("runs")
+    for k, (method, data) in enumerate(
+        [("cam", "cooccur?n=24&size=48"), ("cam", DATA), ("cam+fbr", DATA), ("cam+fpr", DATA)]
+    ):
+        run, opened = (
+            run_recipe(make_recipe(method, data, "smoke", overrides=SHORT), root, "cpu", 0),
+            open_data(data),
+        )
         for split, ids in opened.splits.items():
-            for id in ids[:8]: save_cam(cam_path(run.path, split, id), near_truth(opened, id, 2 * k))
+            for id in ids[:8]:
+                save_cam(cam_path(run.path, split, id), near_truth(opened, id, 2 * k))
     return root
 
 
 def near_truth(data, id, shift):
     "CAMs as if a run had found the objects, blurred and some pixels aside."
-    mask, classes = data.load(id, ['mask'])['mask'].numpy(), np.array(data.tags[id], int)
-    cam = np.stack([np.roll(gaussian_filter((mask == c + 1).astype(np.float32), 3), shift, 1) for c in classes] or [mask[None] * 0.])
-    cam = cam[:len(classes)] / (cam.max((1, 2), keepdims=True) + 1e-5)[:len(classes)]
-    return CachedCam(classes, cam[:, ::4, ::4], mask.shape, np.ones(len(data.classes)), np.linspace(-1, 1, len(data.classes)))
+    mask, classes = data.load(id, ["mask"])["mask"].numpy(), np.array(data.tags[id], int)
+    cam = np.stack(
+        [np.roll(gaussian_filter((mask == c + 1).astype(np.float32), 3), shift, 1) for c in classes]
+        or [mask[None] * 0.0]
+    )
+    cam = cam[: len(classes)] / (cam.max((1, 2), keepdims=True) + 1e-5)[: len(classes)]
+    return CachedCam(
+        classes,
+        cam[:, ::4, ::4],
+        mask.shape,
+        np.ones(len(data.classes)),
+        np.linspace(-1, 1, len(data.classes)),
+    )
 
 
 @pytest.fixture
 def explorer(store):
-    source = Source.open(store, [r.key for r in Source.open(store, data=DATA).runs.values()], device='cpu')
+    source = Source.open(store, [r.key for r in Source.open(store, data=DATA).runs.values()], device="cpu")
     shown = CamExplorer(source)
     yield shown
     shown.close()
 
 
-def said(explorer): return explorer.status.line.value
+def said(explorer):
+    return explorer.status.line.value
 
 
 def jpeg(rgb):
     out = io.BytesIO()
-    Image.fromarray(rgb).save(out, 'jpeg')
+    Image.fromarray(rgb).save(out, "jpeg")
     return out.getvalue()
 
 
 class Sent:
     "Which pictures were sent since the last look."
+
     def __init__(self, explorer):
         self.names = []
         for k, view in enumerate(explorer.canvas.views):
-            view.picture.observe(lambda change, k=k: self.names.append(k), 'data')
+            view.picture.observe(lambda change, k=k: self.names.append(k), "data")
 
     def look(self):
         seen, self.names[:] = sorted(set(self.names)), []
@@ -85,18 +103,18 @@ class Sent:
 def test_a_threshold_move_sends_the_pictures_that_changed(explorer):
     sent, state, slider = Sent(explorer), explorer.state, explorer.controls.threshold
     assert state.threshold is None and slider.value == explorer.source.threshold(state.runs[0])
-    slider.value = .9
+    slider.value = 0.9
     before, _ = explorer.canvas.views[1].facts.value, sent.look()
-    slider.value = .1
-    assert state.threshold == .1 and explorer.canvas.views[1].facts.value != before      # another IoU
-    assert sent.look() == [1, 2]                                                  # of both runs, not the input
-    assert explorer.canvas.views[1].title.value.count('at 0.10') == 1
-    state.threshold = .1
+    slider.value = 0.1
+    assert state.threshold == 0.1 and explorer.canvas.views[1].facts.value != before  # another IoU
+    assert sent.look() == [1, 2]  # of both runs, not the input
+    assert explorer.canvas.views[1].title.value.count("at 0.10") == 1
+    state.threshold = 0.1
     explorer.controls.opacity.value = 0
-    state.layer = 'image only'
+    state.layer = "image only"
     sent.look()
-    slider.value = .5
-    assert sent.look() == []                                                      # the picture does not depend on it
+    slider.value = 0.5
+    assert sent.look() == []  # the picture does not depend on it
     explorer.controls.own.made[True].value = True
     assert state.threshold is None and slider.value == explorer.source.threshold(state.runs[0])
 
@@ -121,104 +139,126 @@ def test_choices_by_controls(explorer):
     before = explorer.canvas.views[0].rgb
     controls.outline.made[True].value = False
     assert not state.contour and (explorer.canvas.views[0].rgb != before).any()
-    controls.split.value = 'val'
-    assert state.split == 'val' and state.image in explorer.source.ids('val')
+    controls.split.value = "val"
+    assert state.split == "val" and state.image in explorer.source.ids("val")
 
 
 def test_what_cannot_be_is_one_line(explorer):
     state, chips = explorer.state, explorer.controls.runs
-    for label in state.runs: chips.made[label].value = False
-    assert 'Choose 1 to 4' in said(explorer) and 'Traceback' not in said(explorer)
-    assert len(state.runs) == 1 and chips.made[state.runs[0]].value               # the last one is on again
-    explorer.controls.upload.value = ({'name': 'a.txt', 'type': '', 'size': 3, 'content': memoryview(b'abc'), 'last_modified': NOW},)
-    assert 'a.txt is not a picture' in said(explorer) and explorer.controls.upload.value == ()
+    for label in state.runs:
+        chips.made[label].value = False
+    assert "Choose 1 to 4" in said(explorer) and "Traceback" not in said(explorer)
+    assert len(state.runs) == 1 and chips.made[state.runs[0]].value  # the last one is on again
+    explorer.controls.upload.value = (
+        {"name": "a.txt", "type": "", "size": 3, "content": memoryview(b"abc"), "last_modified": NOW},
+    )
+    assert "a.txt is not a picture" in said(explorer) and explorer.controls.upload.value == ()
     explorer.strip.after.click()
-    assert said(explorer) == ''
+    assert said(explorer) == ""
 
 
 def test_layers_pixels_and_refinement(explorer):
     state = explorer.state
-    fbr, fpr = (next(k for k in explorer.source.runs if term in k) for term in ('fbr', 'fpr'))
+    fbr, fpr = (next(k for k in explorer.source.runs if term in k) for term in ("fbr", "fpr"))
     state.runs = (fbr, fpr)
     for layer in state.layers():
         explorer.controls.layer.value = layer
-        assert said(explorer) == '' and all(v.rgb is not None for v in explorer.canvas.grid.children), layer
+        assert said(explorer) == "" and all(v.rgb is not None for v in explorer.canvas.grid.children), layer
     explorer.canvas.views[1].picture.click = (20, 30, 1)
     assert state.pixel == (20, 30) and all(v.picture.cross == [20, 30] for v in explorer.canvas.grid.children)
-    assert 'row 20, column 30' in explorer.canvas.views[0].facts.value
-    assert 'prototype' in explorer.canvas.views[1].facts.value and 'score' in explorer.canvas.views[2].facts.value
-    explorer.canvas.views[2].picture.cross = [21, 30]                                    # an arrow key
+    assert "row 20, column 30" in explorer.canvas.views[0].facts.value
+    assert (
+        "prototype" in explorer.canvas.views[1].facts.value
+        and "score" in explorer.canvas.views[2].facts.value
+    )
+    explorer.canvas.views[2].picture.cross = [21, 30]  # an arrow key
     assert all(v.picture.cross == [21, 30] for v in explorer.canvas.grid.children) and state.pixel == (20, 30)
-    explorer.controls.refine.value = 'pamr'
-    assert len(explorer.canvas.grid.children) == 6 and said(explorer) == ''
-    assert not any('wsss-waiting' in v._dom_classes for v in explorer.canvas.grid.children)
-    assert 'IoU' in explorer.canvas.views[5].facts.value
-    explorer.controls.refine.value = ''
+    explorer.controls.refine.value = "pamr"
+    assert len(explorer.canvas.grid.children) == 6 and said(explorer) == ""
+    assert not any("wsss-waiting" in v._dom_classes for v in explorer.canvas.grid.children)
+    assert "IoU" in explorer.canvas.views[5].facts.value
+    explorer.controls.refine.value = ""
     assert len(explorer.canvas.grid.children) == 3
 
 
 def test_worst_first_scores_and_keeps(explorer, store):
     state = explorer.state
-    explorer.controls.order.value = 'worst IoU first'
+    explorer.controls.order.value = "worst IoU first"
     scores = explorer.source.scores(state.runs[0], state.split).iou
     assert state.image == explorer.listed[0] == scores.idxmin() and 8 <= len(scores) <= 24
-    assert list((store/explorer.source.runs[state.runs[0]].key/'explore').glob('*.csv'))
-    assert explorer.notes[state.image].endswith('%')
-    explorer.controls.order.value = 'best IoU first'
+    assert list((store / explorer.source.runs[state.runs[0]].key / "explore").glob("*.csv"))
+    assert explorer.notes[state.image].endswith("%")
+    explorer.controls.order.value = "best IoU first"
     assert explorer.listed[0] == scores.idxmax()
 
 
 def test_an_image_of_ones_own(explorer):
     rgb = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
-    file = {'name': 'mine.jpg', 'type': 'image/jpeg', 'size': 1, 'content': memoryview(jpeg(rgb)), 'last_modified': NOW}
+    file = {
+        "name": "mine.jpg",
+        "type": "image/jpeg",
+        "size": 1,
+        "content": memoryview(jpeg(rgb)),
+        "last_modified": NOW,
+    }
     explorer.controls.upload.value = (file,)
     state = explorer.state
-    assert (state.split, state.image, said(explorer)) == ('yours', 'mine.jpg', '')
-    assert explorer.canvas.views[1].rgb.shape == (50, 70, 3) and len(explorer.controls.classes.names) == 8 and state.classes
+    assert (state.split, state.image, said(explorer)) == ("yours", "mine.jpg", "")
+    assert (
+        explorer.canvas.views[1].rgb.shape == (50, 70, 3)
+        and len(explorer.controls.classes.names) == 8
+        and state.classes
+    )
     explorer.controls.classes.made[3].value = True
-    assert 3 in state.classes and 'probability' in explorer.canvas.views[1].facts.value
+    assert 3 in state.classes and "probability" in explorer.canvas.views[1].facts.value
     explorer.canvas.views[0].picture.click = (5, 6, 1)
-    explorer.controls.threshold.value = .3
-    explorer.controls.split.value = 'train'
-    assert state.image != 'mine.jpg' and said(explorer) == ''
+    explorer.controls.threshold.value = 0.3
+    explorer.controls.split.value = "train"
+    assert state.image != "mine.jpg" and said(explorer) == ""
 
 
 def test_export_and_code(explorer, monkeypatch):
     saved = []
-    monkeypatch.setattr(explorer.download, 'send', lambda what, buffers=None: saved.append((what, buffers)))
-    explorer.state.threshold, explorer.state.layer = .25, 'seed mask'
-    for b in explorer.controls.exports: b.click()
+    monkeypatch.setattr(explorer.download, "send", lambda what, buffers=None: saved.append((what, buffers)))
+    explorer.state.threshold, explorer.state.layer = 0.25, "seed mask"
+    for b in explorer.controls.exports:
+        b.click()
     (png, (content,)), (svg, (text,)), (copied, _) = saved
-    assert png['name'].endswith('.png') and Image.open(io.BytesIO(content)).width > 400
-    assert svg['type'] == 'image/svg+xml' and b'<svg' in text
-    assert copied['text'] == explorer.code.value and explorer.code.layout.display == ''
+    assert png["name"].endswith(".png") and Image.open(io.BytesIO(content)).width > 400
+    assert svg["type"] == "image/svg+xml" and b"<svg" in text
+    assert copied["text"] == explorer.code.value and explorer.code.layout.display == ""
     space = {}
     exec(explorer.code.value, space)
     drawn = panels(explorer.source, explorer.state)
-    assert all((a.rgb == b.rgb).all() and a.note == b.note for a, b in zip(space['panels'], drawn, strict=True))
-    explorer.state.threshold = .5
-    assert 'threshold=0.5' in explorer.code.value
+    assert all(
+        (a.rgb == b.rgb).all() and a.note == b.note for a, b in zip(space["panels"], drawn, strict=True)
+    )
+    explorer.state.threshold = 0.5
+    assert "threshold=0.5" in explorer.code.value
     assert export_figure(drawn)
 
 
 def test_other_runs_and_other_data(store):
     key = next(iter(Source.open(store, data=DATA).runs.values())).key
-    explorer = CamExplorer(key[:8], store, device='cpu')
-    assert len(explorer.more) == 2 and list(explorer.sets) == ['cooccur?n=24&size=48']
-    explorer.state.threshold = .33
+    explorer = CamExplorer(key[:8], store, device="cpu")
+    assert len(explorer.more) == 2 and list(explorer.sets) == ["cooccur?n=24&size=48"]
+    explorer.state.threshold = 0.33
     explorer.controls.more.value = explorer.more[0].key
-    assert len(explorer.state.runs) == 2 and explorer.state.threshold == .33 and said(explorer) == ''
-    explorer.controls.data.value = 'cooccur?n=24&size=48'
-    assert explorer.source.data.name == 'cooccur?n=24&size=48' and len(explorer.state.runs) == 1
+    assert len(explorer.state.runs) == 2 and explorer.state.threshold == 0.33 and said(explorer) == ""
+    explorer.controls.data.value = "cooccur?n=24&size=48"
+    assert explorer.source.data.name == "cooccur?n=24&size=48" and len(explorer.state.runs) == 1
     assert DATA in explorer.sets
     explorer.close()
 
 
 def test_wrong_choices_are_errors_at_once(store):
-    with pytest.raises(UserError, match='No run'): CamExplorer(['0123456'], store)
-    source = Source.open(store, device='cpu')
-    with pytest.raises(TraitError, match='no choice'): CamExplorer(source, colour='red')
-    with pytest.raises(TraitError, match='no image'): CamExplorer(source, image='nothing')
+    with pytest.raises(UserError, match="No run"):
+        CamExplorer(["0123456"], store)
+    source = Source.open(store, device="cpu")
+    with pytest.raises(TraitError, match="no choice"):
+        CamExplorer(source, colour="red")
+    with pytest.raises(TraitError, match="no image"):
+        CamExplorer(source, image="nothing")
 
 
 def test_long_work_does_not_wait_and_stops(store, monkeypatch):
@@ -227,112 +267,139 @@ def test_long_work_does_not_wait_and_stops(store, monkeypatch):
 
     def slow(self, label, split, progress):
         def step(n, total):
-            time.sleep(.05)
+            time.sleep(0.05)
             progress(n, total)
+
         return score(self, label, split, step)
-    monkeypatch.setattr(Source, 'score', slow)
+
+    monkeypatch.setattr(Source, "score", slow)
 
     async def scene():
-        explorer = CamExplorer(Source.open(store, data=DATA, device='cpu'))
-        label, split = explorer.state.runs[-1], 'val'
+        explorer = CamExplorer(Source.open(store, data=DATA, device="cpu"))
+        label, split = explorer.state.runs[-1], "val"
         explorer.state.runs = (label,)
         explorer.controls.split.value = split
         todo = len(explorer.source.unscored(label, split))
-        explorer.controls.order.value = 'worst IoU first'
+        explorer.controls.order.value = "worst IoU first"
         assert explorer.scoring.job and todo > 2
-        await asyncio.sleep(.12)
+        await asyncio.sleep(0.12)
         began = time.perf_counter()
-        explorer.controls.threshold.value = .4
+        explorer.controls.threshold.value = 0.4
         moved = time.perf_counter() - began
-        assert explorer.state.threshold == .4 and explorer.scoring.job and 'at 0.40' in explorer.canvas.views[1].title.value
+        assert (
+            explorer.state.threshold == 0.4
+            and explorer.scoring.job
+            and "at 0.40" in explorer.canvas.views[1].title.value
+        )
         box, text, bar = explorer.status.bars[1]
-        assert box.layout.display == '' and 'IoU of val' in text.value
+        assert box.layout.display == "" and "IoU of val" in text.value
         explorer._stop(1)
-        assert explorer.scoring.job is None and box.layout.display == 'none' and 'Stopped' in said(explorer)
-        await asyncio.sleep(.2)
+        assert explorer.scoring.job is None and box.layout.display == "none" and "Stopped" in said(explorer)
+        await asyncio.sleep(0.2)
         assert 0 < len(explorer.source.unscored(label, split)) < todo
-        explorer.controls.order.value = 'listed'
-        explorer.controls.order.value = 'worst IoU first'
-        while explorer.scoring.job: await asyncio.sleep(.02)
+        explorer.controls.order.value = "listed"
+        explorer.controls.order.value = "worst IoU first"
+        while explorer.scoring.job:
+            await asyncio.sleep(0.02)
         assert not explorer.source.unscored(label, split) and explorer.state.image == explorer.listed[0]
         explorer.close()
         return moved
+
     assert asyncio.run(scene()) < 1
 
 
 def traces(models):
     "Mode and number of hooks of every module."
-    hooks = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks')
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     return [[(m.training, *(len(getattr(m, h)) for h in hooks)) for m in x.modules()] for x in models]
 
 
 def test_500_images_leave_no_trace(store):
     "Memory stays within 5 %, no widget is made, no hook stays, modes are as they were."
     from ipywidgets.widgets.widget import _instances
-    source = Source.open(store, data=DATA, device='cpu')
-    explorer = CamExplorer(source, layer='CAM')
+
+    source = Source.open(store, data=DATA, device="cpu")
+    explorer = CamExplorer(source, layer="CAM")
     models = [source.model(k) for k in source.runs]
 
     def picks(n):
         for k in range(n):
             explorer.go(k % len(explorer.listed))
-            if not k % 5: explorer.controls.threshold.value = .2 + .001 * (k % 100)
-            if not k % 20: explorer.canvas.views[1].picture.click = (k % 60, 7, k + 1)
+            if not k % 5:
+                explorer.controls.threshold.value = 0.2 + 0.001 * (k % 100)
+            if not k % 20:
+                explorer.canvas.views[1].picture.click = (k % 60, 7, k + 1)
         gc.collect()
         return psutil.Process(os.getpid()).memory_info().rss, len(_instances)
+
     marks, (memory, widgets) = traces(models), picks(3 * len(explorer.listed))
     after, left = picks(500)
-    assert said(explorer) == ''
+    assert said(explorer) == ""
     assert left == widgets and traces(models) == marks
-    assert after < 1.05 * memory, f'{memory / 1e6:.0f} -> {after / 1e6:.0f} MB'
+    assert after < 1.05 * memory, f"{memory / 1e6:.0f} -> {after / 1e6:.0f} MB"
     explorer.close()
     assert len(_instances) < widgets
 
 
 def test_the_command_without_voila(monkeypatch):
     import importlib.util
+
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'voila' else find(name, *a))
-    done = CliRunner().invoke(app, ['app'])
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "voila" else find(name, *a)
+    )
+    done = CliRunner().invoke(app, ["app"])
     assert "pip install 'wsss_nb[app]'" in one_line(done.exit_code, done.stdout, done.stderr)
 
 
 def one_alert(widget):
     "The error that an app shows, which is one line."
     line = said(widget)
-    assert line.count('role="alert"') == 1 and '\n' not in line and 'Traceback' not in line
+    assert line.count('role="alert"') == 1 and "\n" not in line and "Traceback" not in line
     return line
 
 
 def test_what_goes_wrong_in_a_map_or_with_nrois_is_one_line(tmp_path):
     "Damaged images, a search that fails, CAMs that cannot be made any more, weights that are gone: and it goes on with what there is."
-    few = open_data('cooccur?n=12&size=64')
-    write_folder(tmp_path/'data', {s: [few.load(i, ['image', 'mask']) for i in few.ids(s)] for s in ('train', 'val')}, few.classes)
-    recipe = make_recipe('cam+fbr', f'folder:{tmp_path}/data', 'smoke', overrides=SHORT | {'inference.limit': 2})
-    source = Source([run := run_recipe(recipe, tmp_path/'runs', 'cpu', 0)], device='cpu')
-    shown = FeatureMap(source, wait=True, per_class=8, method='pca')
+    few = open_data("cooccur?n=12&size=64")
+    write_folder(
+        tmp_path / "data",
+        {s: [few.load(i, ["image", "mask"]) for i in few.ids(s)] for s in ("train", "val")},
+        few.classes,
+    )
+    recipe = make_recipe(
+        "cam+fbr", f"folder:{tmp_path}/data", "smoke", overrides=SHORT | {"inference.limit": 2}
+    )
+    source = Source([run := run_recipe(recipe, tmp_path / "runs", "cpu", 0)], device="cpu")
+    shown = FeatureMap(source, wait=True, per_class=8, method="pca")
     nrois = NroiExplorer(source, images=12, per_image=10, wait=True)
     about, image = said(shown), shown.points.table.image
     bad, other = image[0], int(np.flatnonzero(image != image[0])[0])
     for id in (bad, worse := nrois.state.ids()[1]):
         path = source.data.path(id)
         path.write_bytes(path.read_bytes()[:300])
-    source.close()                                                   # what was read before is forgotten
+    source.close()  # what was read before is forgotten
 
     plot, layer = shown.scatters[0], shown.side.children[0]
-    plot.set_state({'picked': 0})
-    assert bad in one_alert(shown) and shown.image.layout.display == 'none' and bad in shown.text.value
-    plot.set_state({'hover': other})
-    assert said(shown) == about and shown.image.layout.display == '' and shown.image.data
-    plot.set_state({'selected': memoryview(np.arange(len(image)).astype('<u4').tobytes())})
-    assert bad in one_alert(shown) and f'{len(image)} points' in shown.table.value and shown.sheet.layout.display == 'none'
-    plot.set_state({'selected': memoryview(np.array([other], '<u4').tobytes())})
-    assert said(shown) == about and shown.sheet.layout.display == ''
+    plot.set_state({"picked": 0})
+    assert bad in one_alert(shown) and shown.image.layout.display == "none" and bad in shown.text.value
+    plot.set_state({"hover": other})
+    assert said(shown) == about and shown.image.layout.display == "" and shown.image.data
+    plot.set_state({"selected": memoryview(np.arange(len(image)).astype("<u4").tobytes())})
+    assert (
+        bad in one_alert(shown)
+        and f"{len(image)} points" in shown.table.value
+        and shown.sheet.layout.display == "none"
+    )
+    plot.set_state({"selected": memoryview(np.array([other], "<u4").tobytes())})
+    assert said(shown) == about and shown.sheet.layout.display == ""
     shown.state.per_class = 9
-    shown.controls.button.click()                                    # another sample: images are read again
+    shown.controls.button.click()  # another sample: images are read again
     assert bad in one_alert(shown) and len(shown.points) == len(image)
-    plot.set_state({'picked': other})
-    assert bad in one_alert(shown) and shown.image.layout.display == ''   # the map goes on; why there is no other one stays said
+    plot.set_state({"picked": other})
+    assert (
+        bad in one_alert(shown) and shown.image.layout.display == ""
+    )  # the map goes on; why there is no other one stays said
     shown.state.per_class = 8
     shown.controls.button.click()
     assert said(shown) == about
@@ -340,25 +407,26 @@ def test_what_goes_wrong_in_a_map_or_with_nrois_is_one_line(tmp_path):
     nrois.strip.picture.click = (40, 6 + 90 + 10, 1)
     assert worse in one_alert(nrois) and nrois.state.image == worse
     nrois.map.picture.click = (1, 1, 1)
-    assert worse in one_alert(nrois)                                 # the pictures are still of the image before
+    assert worse in one_alert(nrois)  # the pictures are still of the image before
     nrois.strip.before.click()
-    assert said(nrois) == '' and nrois.drawn[1] == nrois.state.image != worse
+    assert said(nrois) == "" and nrois.drawn[1] == nrois.state.image != worse
     nrois.state.cluster = max(nrois.regions.stars, key=nrois.regions.share)
-    assert 'Nearest to region' in nrois.text.value or worse in one_alert(nrois)
-    nrois.state.split = 'train'
-    assert bad in one_alert(nrois) and nrois.found is None and nrois.bank.layout.display == 'none'
+    assert "Nearest to region" in nrois.text.value or worse in one_alert(nrois)
+    nrois.state.split = "train"
+    assert bad in one_alert(nrois) and nrois.found is None and nrois.bank.layout.display == "none"
 
-    for part in ('model', 'terms'): (run.path/f'{part}.safetensors').unlink()
-    shutil.rmtree(run.path/'cams')
+    for part in ("model", "terms"):
+        (run.path / f"{part}.safetensors").unlink()
+    shutil.rmtree(run.path / "cams")
     source.close()
-    shown.scatters[0].set_state({'picked': other})
+    shown.scatters[0].set_state({"picked": other})
     assert said(shown) == about
-    layer.value = 'CAM'
-    assert 'no trained model' in one_alert(shown) and shown.image.layout.display == 'none'
-    layer.value = 'image'
-    assert said(shown) == about and shown.image.layout.display == ''
+    layer.value = "CAM"
+    assert "no trained model" in one_alert(shown) and shown.image.layout.display == "none"
+    layer.value = "image"
+    assert said(shown) == about and shown.image.layout.display == ""
     nrois.state.k = 5
-    assert 'no trained model' in one_alert(nrois)
+    assert "no trained model" in one_alert(nrois)
     shown.close()
     nrois.close()
 
@@ -366,28 +434,39 @@ def test_what_goes_wrong_in_a_map_or_with_nrois_is_one_line(tmp_path):
 def test_300_picks_in_a_map_leave_no_trace(store):
     "Points, lassos and layers: memory stays within 5 %, no widget is made, no hook stays, modes are as they were."
     from ipywidgets.widgets.widget import _instances
-    source = Source.open(store, data=DATA, device='cpu')
-    shown = FeatureMap(source, wait=True, per_class=30, method='pca', layer='CAM')
+
+    source = Source.open(store, data=DATA, device="cpu")
+    shown = FeatureMap(source, wait=True, per_class=30, method="pca", layer="CAM")
     models, table = [source.model(k) for k in shown.state.runs], shown.points.table
     rng = np.random.default_rng(0)
-    where = [table.index[(table.run == run) & (table.image == image)][0] for run in shown.state.runs for image in table.image.unique()]
+    where = [
+        table.index[(table.run == run) & (table.image == image)][0]
+        for run in shown.state.runs
+        for image in table.image.unique()
+    ]
 
     def picks(rows):
         for k, row in enumerate(rows):
             panel = next(i for i, mine in enumerate(shown.rows) if row in mine)
-            shown.scatters[panel].set_state({'picked': int(np.flatnonzero(shown.rows[panel] == row)[0])})
-            assert row in twins(table, [shown.state.picked])   # the same pixel, if not the same run: it may have been picked there
-            if not k % 3: shown.scatters[panel].set_state({'hover': k % len(shown.rows[panel])})
-            if not k % 5: shown.image.set_state({'click': [k % 64, 9, k + 1]})
-            lasso = rng.integers(0, len(table) // 2, 40).astype('<u4').tobytes()
-            if not k % 10: shown.scatters[panel].set_state({'selected': memoryview(lasso)})
-            shown.scatters[panel].set_state({'hover': -1})
+            shown.scatters[panel].set_state({"picked": int(np.flatnonzero(shown.rows[panel] == row)[0])})
+            assert row in twins(
+                table, [shown.state.picked]
+            )  # the same pixel, if not the same run: it may have been picked there
+            if not k % 3:
+                shown.scatters[panel].set_state({"hover": k % len(shown.rows[panel])})
+            if not k % 5:
+                shown.image.set_state({"click": [k % 64, 9, k + 1]})
+            lasso = rng.integers(0, len(table) // 2, 40).astype("<u4").tobytes()
+            if not k % 10:
+                shown.scatters[panel].set_state({"selected": memoryview(lasso)})
+            shown.scatters[panel].set_state({"hover": -1})
         gc.collect()
         return psutil.Process(os.getpid()).memory_info().rss, len(_instances)
+
     marks, (memory, widgets) = traces(models), picks(where)
     after, left = picks(rng.integers(0, len(table), 300).tolist())
     assert 'role="alert"' not in said(shown)
     assert left == widgets and traces(models) == marks
-    assert after < 1.05 * memory, f'{memory / 1e6:.0f} -> {after / 1e6:.0f} MB'
+    assert after < 1.05 * memory, f"{memory / 1e6:.0f} -> {after / 1e6:.0f} MB"
     shown.close()
     assert len(_instances) < widgets

@@ -1,4 +1,5 @@
 "A refinement network whose training was killed ends with the same bits."
+
 import signal
 import subprocess
 import sys
@@ -22,14 +23,18 @@ fit(net, [str(i) for i in range(12)], load, loss, Path(sys.argv[1]), FitSchedule
 
 
 def train(folder, kill=-1):
-    return subprocess.run([sys.executable, '-c', SCRIPT, str(folder), str(kill)], capture_output=True, timeout=120).returncode
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), str(kill)], capture_output=True, timeout=120
+    ).returncode
 
 
 def test_kill_and_resume(tmp_path):
-    assert train(tmp_path/'whole') == 0
-    assert train(tmp_path/'killed', 7) == -signal.SIGKILL       # the checkpoint is of step 6
-    assert (tmp_path/'killed/checkpoint.safetensors').exists() and not (tmp_path/'killed/model.safetensors').exists()
-    assert train(tmp_path/'killed') == 0
-    whole, resumed = (load_file(tmp_path/name/'model.safetensors') for name in ('whole', 'killed'))
+    assert train(tmp_path / "whole") == 0
+    assert train(tmp_path / "killed", 7) == -signal.SIGKILL  # the checkpoint is of step 6
+    assert (tmp_path / "killed/checkpoint.safetensors").exists() and not (
+        tmp_path / "killed/model.safetensors"
+    ).exists()
+    assert train(tmp_path / "killed") == 0
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all((whole[k] == resumed[k]).all() for k in whole) and set(whole) == set(resumed)
-    assert not list((tmp_path/'killed').glob('.*'))
+    assert not list((tmp_path / "killed").glob(".*"))

@@ -1,4 +1,5 @@
 "Every recipe behind a table or a figure trains a step, and parses under every preset."
+
 from functools import cache
 from itertools import chain
 

@@ -1,9 +1,11 @@
 "Every library notebook runs from its first cell to its last: its examples are the library's tests."
+
 import pytest
 from notebooks import library_notebooks
 
 
-@pytest.mark.parametrize('nb', [*library_notebooks(), 'index'])
+@pytest.mark.parametrize("nb", [*library_notebooks(), "index"])
 def test_notebook(nb, pool):
     problem = pool.wait(nb)
-    if problem: pytest.fail(problem, pytrace=False)
+    if problem:
+        pytest.fail(problem, pytrace=False)

@@ -1,4 +1,5 @@
 "Refinement as a person meets it: killed at random moments, two at a time, folders of strangers' masks, tables that wait for masks."
+
 import json
 import os
 import random
@@ -53,23 +54,40 @@ if __name__ == "__main__":
 def made_up(store, limit=40):
     "A finished run whose CAMs are the true masks, blurred."
     data = open_data(DATA)
-    run = RunStore(store).run(make_recipe("cam", DATA, "smoke", overrides={"inference.limit": limit}), data.fingerprint())
+    run = RunStore(store).run(
+        make_recipe("cam", DATA, "smoke", overrides={"inference.limit": limit}), data.fingerprint()
+    )
     for split in ("train", "val"):
         for id in chosen_ids(data, split, limit):
             sample = data.load(id, ["mask"])
             present = np.flatnonzero(sample["labels"])
-            cam = gaussian_filter((sample["mask"].numpy() == present[:, None, None] + 1).astype(np.float32), (0, 3, 3))
+            cam = gaussian_filter(
+                (sample["mask"].numpy() == present[:, None, None] + 1).astype(np.float32), (0, 3, 3)
+            )
             cam /= cam.max((1, 2), keepdims=True) + 1e-5
-            save_cam(cam_path(run.path, split, id), CachedCam(present, cam, (48, 48), np.zeros(8), np.zeros(8)))
-    run.finish(dict(metrics=dict(threshold=.4, threshold_from="val", miou=.5, split="train"), seconds=dict(total=1.),
-                    data=dict(name=DATA, fingerprint=data.fingerprint())))
+            save_cam(
+                cam_path(run.path, split, id), CachedCam(present, cam, (48, 48), np.zeros(8), np.zeros(8))
+            )
+    run.finish(
+        dict(
+            metrics=dict(threshold=0.4, threshold_from="val", miou=0.5, split="train"),
+            seconds=dict(total=1.0),
+            data=dict(name=DATA, fingerprint=data.fingerprint()),
+        )
+    )
     return run
 
 
 def start(script, *arguments):
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
-    return subprocess.Popen([sys.executable, str(script), *map(str, arguments)], env=environment, start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, str(script), *map(str, arguments)],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.fixture
@@ -77,7 +95,7 @@ def script(tmp_path):
     file = tmp_path / "slow.py"
     file.write_text(SLOW)
     scope = {"__name__": "slow"}
-    exec(SLOW, scope)   # the step is known here too
+    exec(SLOW, scope)  # the step is known here too
     return file
 
 
@@ -93,16 +111,16 @@ def killed(script, arguments, folder, total, kills, rng):
         before = len(state(folder))
         wait = rng.randint(1, max(2, total // (kills + 1)))
         while process.poll() is None and len(state(folder)) < before + wait:
-            time.sleep(.002)
+            time.sleep(0.002)
         if process.poll() is None and kills:
-            time.sleep(rng.uniform(0, .03))
+            time.sleep(rng.uniform(0, 0.03))
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills -= 1
             now = state(folder)
             assert {k: now[k] for k in seen} == seen, "a finished mask was lost or written again"
             for p in folder.rglob("[!.]*.png"):
-                Image.open(p).load()   # none is half written
+                Image.open(p).load()  # none is half written
             seen, process = now, start(script, *arguments)
             left.append(len(now))
         elif process.poll() is not None:
@@ -121,7 +139,9 @@ def test_killed_during_a_batch(tmp_path, script, request):
     left = killed(script, (tmp_path / "killed", CHAIN), folder, 36, kills, rng)
     done = state(folder)
     assert any(0 < n < len(done) for n in left), "never killed in the middle"
-    assert {k: b for k, (_, b) in done.items()} == {k: b for k, (_, b) in state(whole.path / "masks/train").items()}
+    assert {k: b for k, (_, b) in done.items()} == {
+        k: b for k, (_, b) in state(whole.path / "masks/train").items()
+    }
     a, b = whole.result("train"), out.result("train")
     assert json.dumps(a["metrics"]) == json.dumps(b["metrics"]) and a["images"] == b["images"] == len(done)
     ids = [row["id"] for row in read_log(out.path / "log.jsonl") if "id" in row]
@@ -131,11 +151,24 @@ def test_killed_during_a_batch(tmp_path, script, request):
 
 def test_killed_in_folders(tmp_path, script):
     data = open_data(DATA)
-    made = write_folder(tmp_path / "data", {"train": [data.load(i, ["image", "mask"]) for i in data.ids("train")[:30]]}, data.classes)
+    made = write_folder(
+        tmp_path / "data",
+        {"train": [data.load(i, ["image", "mask"]) for i in data.ids("train")[:30]]},
+        data.classes,
+    )
     folders = (made / "JPEGImages", made / "SegmentationClass")
     calm = refine_folder(*folders, "slow", tmp_path / "calm", "cpu", 2)
-    killed(script, ("-", "slow?seconds=0.03", *folders, tmp_path / "out"), tmp_path / "out", 30, 1, random.Random(1))
-    assert {k: b for k, (_, b) in state(tmp_path / "out").items()} == {k: b for k, (_, b) in state(calm).items()}
+    killed(
+        script,
+        ("-", "slow?seconds=0.03", *folders, tmp_path / "out"),
+        tmp_path / "out",
+        30,
+        1,
+        random.Random(1),
+    )
+    assert {k: b for k, (_, b) in state(tmp_path / "out").items()} == {
+        k: b for k, (_, b) in state(calm).items()
+    }
     ids = [row["id"] for row in read_log(tmp_path / "out/log.jsonl") if "id" in row]
     assert len(ids) == len(set(ids)) and not list((tmp_path / "out").glob(".*"))
 
@@ -154,16 +187,23 @@ def test_two_at_once_do_the_work_once(tmp_path, script):
 
 def test_ctrl_c_keeps_what_is_done(tmp_path, script):
     run = made_up(tmp_path / "runs")
-    process, folder = start(script, tmp_path / "runs", "slow?seconds=0.3"), refined(run, "slow?seconds=0.3").path
+    process, folder = (
+        start(script, tmp_path / "runs", "slow?seconds=0.3"),
+        refined(run, "slow?seconds=0.3").path,
+    )
     deadline = time.monotonic() + 60
     while len(state(folder)) < 4 and time.monotonic() < deadline:
-        time.sleep(.01)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     _, errors = process.communicate(timeout=30)
     assert process.returncode != 0 and "KeyboardInterrupt" in errors and time.monotonic() - began < 10
     kept = state(folder)
-    assert 4 <= len(kept) < 36 and not list(folder.rglob(".*")) and refined(run, "slow?seconds=0.3").result("train") is None
+    assert (
+        4 <= len(kept) < 36
+        and not list(folder.rglob(".*"))
+        and refined(run, "slow?seconds=0.3").result("train") is None
+    )
     refine_run(run, "slow?seconds=0.3", device="cpu", workers=8)
     assert {k: v for k, v in state(folder).items() if k in kept} == kept
 
@@ -172,8 +212,12 @@ def test_a_bad_image_is_named_and_the_others_are_kept(tmp_path, script):
     run = made_up(tmp_path / "runs")
     ids = chosen_ids(open_data(DATA), "train", 40)
     whole = cam_path(run.path, "train", ids[20])
-    save_cam(whole, CachedCam(np.zeros(0, int), np.zeros((0, 3, 3), np.float16), (5, 5), np.zeros(8), np.zeros(8)))
-    done = CliRunner().invoke(app, ["refine", "slow", "--run", run.key, "--runs", str(tmp_path / "runs"), "--device", "cpu"])
+    save_cam(
+        whole, CachedCam(np.zeros(0, int), np.zeros((0, 3, 3), np.float16), (5, 5), np.zeros(8), np.zeros(8))
+    )
+    done = CliRunner().invoke(
+        app, ["refine", "slow", "--run", run.key, "--runs", str(tmp_path / "runs"), "--device", "cpu"]
+    )
     assert done.exit_code == 2 and ids[20] in done.stderr and done.stderr.strip().count("wsss_nb:") == 1
 
 
@@ -205,25 +249,53 @@ def test_bad_input_is_one_clear_line(typed, tmp_path, monkeypatch):
 
 def test_folders_that_do_not_fit_are_one_error(tmp_path):
     data = open_data(DATA)
-    made = write_folder(tmp_path / "data", {"train": [data.load(i, ["image", "mask"]) for i in data.ids("train")[:4]]}, data.classes)
+    made = write_folder(
+        tmp_path / "data",
+        {"train": [data.load(i, ["image", "mask"]) for i in data.ids("train")[:4]]},
+        data.classes,
+    )
     images, masks = made / "JPEGImages", made / "SegmentationClass"
     names = sorted(p.stem for p in masks.iterdir())
     (images / f"{names[0]}.jpg").unlink()
     Image.new("P", (7, 5)).save(masks / f"{names[1]}.png")
     (masks / f"{names[2]}.png").write_bytes(b"no picture")
-    words = ["refine", "background?score=0.5", "--images", str(images), "--masks", str(masks), "--out", str(tmp_path / "out")]
+    words = [
+        "refine",
+        "background?score=0.5",
+        "--images",
+        str(images),
+        "--masks",
+        str(masks),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2 and done.stderr.count("\n") == 1 and "3 faults" in done.stderr
-    assert all(n in done.stderr for n in names[:3]) and names[3] not in done.stderr and not (tmp_path / "out").exists()
+    assert (
+        all(n in done.stderr for n in names[:3])
+        and names[3] not in done.stderr
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_masks_in_the_layout_of_voc(tmp_path):
     run, data = made_up(tmp_path / "runs"), open_data(DATA)
-    words = ["masks", run.key, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "voc"), "--device", "cpu"]
+    words = [
+        "masks",
+        run.key,
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "voc"),
+        "--device",
+        "cpu",
+    ]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.stderr
     ids = (tmp_path / "voc/ImageSets/Segmentation/train.txt").read_text().split()
-    assert sorted(f"{i}.png" for i in ids) == sorted(p.name for p in (tmp_path / "voc/SegmentationClass").iterdir())
+    assert sorted(f"{i}.png" for i in ids) == sorted(
+        p.name for p in (tmp_path / "voc/SegmentationClass").iterdir()
+    )
     for id in ids[:5]:
         mask = Image.open(tmp_path / "voc/SegmentationClass" / f"{id}.png")
         assert mask.mode == "P" and mask.getpalette()[3:6] == [128, 0, 0] and mask.size == data.size(id)[::-1]
@@ -235,19 +307,44 @@ def test_a_table_refines_what_it_shows(tmp_path, monkeypatch):
     "Dashes and the command while masks are missing; --refine makes them; nothing is made twice."
     from wsss_nb.pipeline.masks import masks_of
     from wsss_nb.paper import registry
+
     run = made_up(tmp_path / "runs")
     rows = (registry.Row("none", "{base}"), registry.Row("half", "{base}", chain="background?score=0.5"))
     columns = {"Seed": "miou", "Mask": "refined::miou", "s": "refined::seconds"}
-    monkeypatch.setitem(registry.ENTRIES, "toy.t1", registry.Table("toy.t1", "A toy", "", columns, rows, reference="none"))
-    words = ["table", "toy.t1", "--data", DATA, "--preset", "smoke", "--set", "inference.limit=40", "--runs", str(tmp_path / "runs"),
-             "--out", str(tmp_path / "out"), "--device", "cpu"]
+    monkeypatch.setitem(
+        registry.ENTRIES, "toy.t1", registry.Table("toy.t1", "A toy", "", columns, rows, reference="none")
+    )
+    words = [
+        "table",
+        "toy.t1",
+        "--data",
+        DATA,
+        "--preset",
+        "smoke",
+        "--set",
+        "inference.limit=40",
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     before = CliRunner().invoke(app, words)
-    assert before.exit_code == 0 and "Not refined yet: 2 times" in before.stdout and "--run --refine`" in before.stdout
-    assert [line.split()[-3:] for line in before.stdout.splitlines() if line.startswith("half  ")] == [["–", "–", "1"]]
+    assert (
+        before.exit_code == 0
+        and "Not refined yet: 2 times" in before.stdout
+        and "--run --refine`" in before.stdout
+    )
+    assert [line.split()[-3:] for line in before.stdout.splitlines() if line.startswith("half  ")] == [
+        ["–", "–", "1"]
+    ]
     after = CliRunner().invoke(app, [*words, "--refine"])
     assert after.exit_code == 0 and "Not refined" not in after.stdout, after.output
     miou = 100 * refined(run, "background?score=0.5").result("train")["metrics"]["miou"]
-    assert [line.split()[-3] for line in after.stdout.splitlines() if line.startswith("half  ")] == [f"{miou:.1f}"]
+    assert [line.split()[-3] for line in after.stdout.splitlines() if line.startswith("half  ")] == [
+        f"{miou:.1f}"
+    ]
     stamps = {p: p.stat().st_mtime_ns for p in run.path.rglob("*.png")}
     assert CliRunner().invoke(app, [*words, "--refine"]).stdout == after.stdout
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps

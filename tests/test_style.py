@@ -1,4 +1,5 @@
 "Rules that a reader relies on: lint, small modules, imports that point downwards, no build tool in the library."
+
 import ast
 import subprocess
 import sys
@@ -6,18 +7,34 @@ import sys
 import pytest
 from notebooks import ROOT
 
-LIB = ROOT/'wsss_nb'
+LIB = ROOT / "wsss_nb"
 # The floors of the library, lowest first. A module imports from lower floors and from its own wing only.
-FLOORS = [['core'], ['run'], ['data'], ['models', 'ablate'], ['losses', 'cams'], ['metrics'], ['train', 'draw'], ['refine'],
-          ['pipeline'], ['features'], ['paper', 'bench'], ['explore'], ['commands'], ['cli', 'api']]
+FLOORS = [
+    ["core"],
+    ["run"],
+    ["data"],
+    ["models", "ablate"],
+    ["losses", "cams"],
+    ["metrics"],
+    ["train", "draw"],
+    ["refine"],
+    ["pipeline"],
+    ["features"],
+    ["paper", "bench"],
+    ["explore"],
+    ["commands"],
+    ["cli", "api"],
+]
 LONGEST = 320
-MODULES = sorted(p for p in LIB.rglob('*.py') if not p.name.startswith('_'))
+MODULES = sorted(p for p in LIB.rglob("*.py") if not p.name.startswith("_"))
 
 
-def name_of(path): return '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+def name_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def wing(module): return module.split('.')[1]
+def wing(module):
+    return module.split(".")[1]
 
 
 def floor(module):
@@ -29,58 +46,101 @@ def floor(module):
 
 def imports(path):
     "Full names of all modules imported anywhere in a file, inside functions too."
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.Import): yield from (a.name for a in node.names)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
-            up = path.relative_to(ROOT).parts[:-node.level] if node.level else ()   # nbdev writes relative imports
-            module = '.'.join([*up, *filter(None, [node.module])])
-            if (ROOT/module.replace('.', '/')).is_dir(): yield from (f'{module}.{a.name}' for a in node.names)
-            else: yield module
-
+            up = (
+                path.relative_to(ROOT).parts[: -node.level] if node.level else ()
+            )  # nbdev writes relative imports
+            module = ".".join([*up, *filter(None, [node.module])])
+            if (ROOT / module.replace(".", "/")).is_dir():
+                yield from (f"{module}.{a.name}" for a in node.names)
+            else:
+                yield module
 
 
 def test_ruff():
-    done = subprocess.run([sys.executable, '-m', 'ruff', 'check', '--no-cache', '--config', ROOT/'tests/ruff.toml',
-                           LIB, ROOT/'tests', ROOT/'setup.py'], capture_output=True, text=True)
-    if done.returncode: pytest.fail(done.stdout + done.stderr, pytrace=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--no-cache",
+            "--config",
+            ROOT / "tests/ruff.toml",
+            LIB,
+            ROOT / "tests",
+            ROOT / "setup.py",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        pytest.fail(done.stdout + done.stderr, pytrace=False)
 
 
-@pytest.mark.parametrize('path', MODULES, ids=name_of)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_module(path):
-    lines = [t for t in path.read_text(encoding='utf-8').splitlines() if t.strip() and not t.startswith('# %%')]
+    lines = [
+        t for t in path.read_text(encoding="utf-8").splitlines() if t.strip() and not t.startswith("# %%")
+    ]
     assert len(lines) <= LONGEST, f"{len(lines)} lines: this module has become two ideas"
     for name in imports(path):
-        top = name.split('.')[0]
-        assert top not in ('fastcore', 'nbdev', 'execnb', 'pytest'), f"{path.name} imports {name}: a build tool"
-        if top == 'wsss_nb' and '.' in name:
+        top = name.split(".")[0]
+        assert top not in ("fastcore", "nbdev", "execnb", "pytest"), (
+            f"{path.name} imports {name}: a build tool"
+        )
+        if top == "wsss_nb" and "." in name:
             own = wing(name) == wing(name_of(path))
-            assert own or floor(name) < floor(name_of(path)), f"{path.name} imports {name}: imports point to lower floors only"
+            assert own or floor(name) < floor(name_of(path)), (
+                f"{path.name} imports {name}: imports point to lower floors only"
+            )
 
 
 def test_no_import_cycle():
-    graph = {name_of(p): {n for n in imports(p) if n.startswith('wsss_nb.')} for p in MODULES}
+    graph = {name_of(p): {n for n in imports(p) if n.startswith("wsss_nb.")} for p in MODULES}
     done, path = set(), []
 
     def visit(name):
-        assert name not in path, ' -> '.join([*path[path.index(name):], name])
-        if name in done: return
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name in done:
+            return
         path.append(name)
-        for other in graph.get(name, ()): visit(other)
+        for other in graph.get(name, ()):
+            visit(other)
         path.pop()
         done.add(name)
-    for name in graph: visit(name)
+
+    for name in graph:
+        visit(name)
 
 
 def test_layout():
     "Only what product.md prescribes lies at the top of the project."
-    allowed = {'nbs', 'wsss_nb', 'tests', 'figures', 'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'Makefile',
-               'constraints.txt', '.ci', '.gitignore', '.gitattributes'}
-    listed = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode: pytest.skip('not a git clone')
-    assert {f.split('/')[0] for f in listed.stdout.split()} <= allowed
+    allowed = {
+        "nbs",
+        "wsss_nb",
+        "tests",
+        "figures",
+        "settings.ini",
+        "setup.py",
+        "README.md",
+        "LICENSE",
+        "Makefile",
+        "constraints.txt",
+        ".ci",
+        ".gitignore",
+        ".gitattributes",
+    }
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git clone")
+    assert {f.split("/")[0] for f in listed.stdout.split()} <= allowed
 
 
 def test_import_is_light():
     "`import wsss_nb` loads no torch, so that `wsss_nb --help` answers at once."
     code = "import sys, wsss_nb; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,4 +1,5 @@
 "What crosses modules in training: equality with the baseline, kill and resume, several processes, tags only."
+
 import json
 import os
 import signal
@@ -52,12 +53,19 @@ def test_fbr_changes_the_model_and_fills_its_bank(tmp_path):
 
 
 def launch(recipe_file, folder, *before):
-    code = ("import sys; from wsss_nb.core import read_json; from wsss_nb.run.recipe import parse_recipe;"
-            "from wsss_nb.pipeline.experiment import run_recipe;"
-            "run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device='cpu', workers=0)")
+    code = (
+        "import sys; from wsss_nb.core import read_json; from wsss_nb.run.recipe import parse_recipe;"
+        "from wsss_nb.pipeline.experiment import run_recipe;"
+        "run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device='cpu', workers=0)"
+    )
     env = dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
-    return subprocess.Popen([*(before or (sys.executable,)), "-c", code, str(recipe_file), str(folder)], env=env,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*(before or (sys.executable,)), "-c", code, str(recipe_file), str(folder)],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 # slow rates, so that the tiny classifier still sees every class: FPR's pools are then full
@@ -89,7 +97,9 @@ def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path, me
     for part in ("model", "terms"):
         a, b = (load_file(r.path / f"{part}.safetensors") for r in (whole, resumed))
         assert all(torch.equal(a[k], b[k]) for k in a), part
-    assert json.dumps(resumed.result["metrics"]) == json.dumps(whole.result["metrics"])  # as text: NaN equals NaN
+    assert json.dumps(resumed.result["metrics"]) == json.dumps(
+        whole.result["metrics"]
+    )  # as text: NaN equals NaN
     assert [r["step"] for r in resumed.log()] == list(range(1, 41))
     if method == "cam+fpr":
         assert (b["fpr.pools.image"] >= 0).any() and max(r["fpr.rc"] for r in resumed.log()) > 0
@@ -105,17 +115,36 @@ def test_two_processes_train_as_one(tmp_path, method):
         port = s.getsockname()[1]
     processes = []
     for rank in range(2):
-        env = dict(os.environ, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-                   MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
-        code = ("import sys; from wsss_nb.core import read_json; from wsss_nb.run.recipe import parse_recipe;"
-                "from wsss_nb.pipeline.experiment import run_recipe;"
-                "run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device='cpu', workers=0)")
-        processes.append(subprocess.Popen([sys.executable, "-c", code, str(file), str(tmp_path / "runs")], env=env,
-                                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+        env = dict(
+            os.environ,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE="2",
+            LOCAL_WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+            ACCELERATE_USE_CPU="true",
+            OMP_NUM_THREADS="1",
+            OMP_WAIT_POLICY="passive",
+        )
+        code = (
+            "import sys; from wsss_nb.core import read_json; from wsss_nb.run.recipe import parse_recipe;"
+            "from wsss_nb.pipeline.experiment import run_recipe;"
+            "run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device='cpu', workers=0)"
+        )
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(file), str(tmp_path / "runs")],
+                env=env,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
     for p in processes:
         _, err = p.communicate(timeout=300)
         assert p.returncode == 0, err[-3000:]
-    run, = (r for r in RunStore(tmp_path / "runs") if r.recipe.method == method)
+    (run,) = (r for r in RunStore(tmp_path / "runs") if r.recipe.method == method)
     assert run.result["training"]["processes"] == 2
     terms = load_file(run.path / "terms.safetensors")
     if method == "cam+fpr":  # the run it starts from was made by both, too
@@ -150,17 +179,24 @@ def test_threshold_choices(tmp_path, threshold):
     m = run.result["metrics"]
     assert m["threshold_from"] == threshold
     best = max(m["sweep"]["miou"])
-    assert m["miou"] == pytest.approx(best) if threshold == "train-gt" else m["threshold"] == pytest.approx(0.3)
+    assert (
+        m["miou"] == pytest.approx(best) if threshold == "train-gt" else m["threshold"] == pytest.approx(0.3)
+    )
 
 
 def test_a_chain_of_runs(tmp_path):
     "AMN learns from a CAM's labels, FPR fine-tunes that AMN; AdvCAM shares the CAM's training; nothing is trained twice."
     few = {"training.steps": 2, "augment.crop": 64, "inference.limit": 2}
-    tuned = replace(make_recipe("amn+fpr", DATA, "smoke", overrides=few), {"start.training.steps": 3, "start.start.training.steps": 4})
+    tuned = replace(
+        make_recipe("amn+fpr", DATA, "smoke", overrides=few),
+        {"start.training.steps": 3, "start.start.training.steps": 4},
+    )
     last = run_recipe(tuned, tmp_path, "cpu", 0)
     store = RunStore(tmp_path)
     runs = {r.recipe.method: r for r in store}
     assert {m: r.recipe.training.steps for m, r in runs.items()} == {"cam": 4, "amn": 3, "amn+fpr": 2}
     assert (runs["cam"].path / "pseudo").is_dir() and last.result["training"]["start"] == runs["amn"].key
-    climbed = run_recipe(make_recipe("advcam", DATA, "smoke", overrides=few | {"training.steps": 4}), tmp_path, "cpu", 0)
+    climbed = run_recipe(
+        make_recipe("advcam", DATA, "smoke", overrides=few | {"training.steps": 4}), tmp_path, "cpu", 0
+    )
     assert climbed.result["training"] == runs["cam"].result["training"] and climbed.key != runs["cam"].key

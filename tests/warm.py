@@ -1,5 +1,6 @@
 """Runs notebooks, each in a fork of a process that has imported the heavy packages: a kernel's start and its imports would be half of the
 time. Reads a path a line, answers a line of JSON: '' or what went wrong."""
+
 import importlib
 import json
 import os
@@ -11,26 +12,46 @@ import time
 import traceback
 from pathlib import Path
 
-HEAVY = ('torch', 'torchvision.transforms.v2', 'timm', 'accelerate', 'numba', 'pandas', 'scipy.ndimage', 'scipy.optimize',
-         'sklearn.cluster', 'sklearn.manifold', 'skimage.segmentation', 'matplotlib.pyplot', 'hypothesis', 'fastcore.test', 'pydantic',
-         'safetensors.torch', 'nbformat', 'tqdm.auto', 'typer', 'IPython.core.interactiveshell')
-ANSI = re.compile(r'\x1b\[[0-9;]*m')
+HEAVY = (
+    "torch",
+    "torchvision.transforms.v2",
+    "timm",
+    "accelerate",
+    "numba",
+    "pandas",
+    "scipy.ndimage",
+    "scipy.optimize",
+    "sklearn.cluster",
+    "sklearn.manifold",
+    "skimage.segmentation",
+    "matplotlib.pyplot",
+    "hypothesis",
+    "fastcore.test",
+    "pydantic",
+    "safetensors.torch",
+    "nbformat",
+    "tqdm.auto",
+    "typer",
+    "IPython.core.interactiveshell",
+)
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def run(path):
     "The code cells of a notebook, in its folder; '' or the first cell that failed, as a person would look for it."
     import nbformat
     from IPython.core.interactiveshell import InteractiveShell
+
     os.chdir(path.parent)
-    sys.path.insert(0, '')
+    sys.path.insert(0, "")
     shell = InteractiveShell.instance()
     for i, cell in enumerate(nbformat.read(path, as_version=4).cells):
-        if cell.cell_type == 'code':
+        if cell.cell_type == "code":
             done = shell.run_cell(cell.source)
             if (error := done.error_before_exec or done.error_in_exec) is not None:
-                text = ''.join(traceback.format_exception(error))
+                text = "".join(traceback.format_exception(error))
                 return f"{path.name}, cell {i} (id {cell.get('id')}) failed:\n{cell.source}\n{'-' * 20}\n{ANSI.sub('', text)}"
-    return ''
+    return ""
 
 
 def child(path, answer):
@@ -42,7 +63,7 @@ def child(path, answer):
     try:
         problem = run(path)
     except BaseException:
-        problem = f'{path.name} could not be run: {traceback.format_exc()}'
+        problem = f"{path.name} could not be run: {traceback.format_exc()}"
     answer.write_text(json.dumps(problem))
     os._exit(0)
 
@@ -50,20 +71,24 @@ def child(path, answer):
 def forked(path, timeout):
     "What `run` says, from a process that is gone afterwards."
     with tempfile.TemporaryDirectory() as d:
-        answer, end = Path(d)/'answer', time.monotonic() + timeout
+        answer, end = Path(d) / "answer", time.monotonic() + timeout
         if not (pid := os.fork()):
             child(path, answer)
         while os.waitpid(pid, os.WNOHANG)[0] == 0:
             if time.monotonic() > end:
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                return f'{path.name} took longer than {timeout} s (see WSSS_NB_TEST_TIMEOUT)'
-            time.sleep(.02)
-        try: os.killpg(pid, signal.SIGKILL)   # workers it forgot
-        except ProcessLookupError: pass
-        return json.loads(answer.read_text()) if answer.exists() else f'{path.name}: its process died'
+                return f"{path.name} took longer than {timeout} s (see WSSS_NB_TEST_TIMEOUT)"
+            time.sleep(0.02)
+        try:
+            os.killpg(pid, signal.SIGKILL)  # workers it forgot
+        except ProcessLookupError:
+            pass
+        return json.loads(answer.read_text()) if answer.exists() else f"{path.name}: its process died"
 
 
-if __name__ == '__main__':
-    for name in HEAVY: importlib.import_module(name)
-    for line in sys.stdin: print(json.dumps(forked(Path(line.strip()), int(sys.argv[1]))), flush=True)
+if __name__ == "__main__":
+    for name in HEAVY:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        print(json.dumps(forked(Path(line.strip()), int(sys.argv[1]))), flush=True)

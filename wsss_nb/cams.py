@@ -29,10 +29,10 @@ from .run.recipe import Inference
 @torch.inference_mode()
 def infer_cams(
     model: CamModel,
-    images: Tensor,                # in [0, 1], one size, [B, 3, H, W]
+    images: Tensor,  # in [0, 1], one size, [B, 3, H, W]
     inference: Inference = Inference(),
     labels: Tensor | None = None,  # the classes asked for, [B, C]; None: not known
-) -> tuple[Tensor, Tensor]:        # scores >= 0 at H/stride x W/stride [B, C, h, w]; logits [B, C]
+) -> tuple[Tensor, Tensor]:  # scores >= 0 at H/stride x W/stride [B, C, h, w]; logits [B, C]
     "Mean of the ReLU'd CAMs over scales and flips (IRN's CAM inference), not yet normalised, and the mean logits."
     size = [max(1, -(-n // inference.stride)) for n in images.shape[-2:]]
     total, logits = 0, 0
@@ -42,18 +42,21 @@ def infer_cams(
         out = model.infer(x.contiguous(memory_format=torch.channels_last), labels)
         cam = F.interpolate(out.cam.float().relu(), size, mode="bilinear", align_corners=False)
         total = total + (unflip(cam) if inference.flip else cam)
-        logits = logits + (unflip(out.logits.float()[..., None, None])[..., 0, 0] if inference.flip else out.logits.float())
+        logits = logits + (
+            unflip(out.logits.float()[..., None, None])[..., 0, 0] if inference.flip else out.logits.float()
+        )
     return total / len(inference.scales), logits / len(inference.scales)
 
 # %% ../nbs/02_cams.ipynb #ed7e0b53
 @dataclass
 class CachedCam:
     "The CAM of one image as cached."
-    classes: np.ndarray   # present classes, 0-based [P]
-    cam: np.ndarray       # their CAMs in [0, 1], float16 [P, h, w]
+
+    classes: np.ndarray  # present classes, 0-based [P]
+    cam: np.ndarray  # their CAMs in [0, 1], float16 [P, h, w]
     size: tuple[int, int]  # of the image, (H, W)
-    peaks: np.ndarray     # highest raw score of every class, present or not, float32 [C]
-    logits: np.ndarray    # image-level scores of every class, float32 [C]
+    peaks: np.ndarray  # highest raw score of every class, present or not, float32 [C]
+    logits: np.ndarray  # image-level scores of every class, float32 [C]
 
     def full(self) -> Tensor:  # float32 [P, H, W]
         "Bilinearly at the image's size."
@@ -66,15 +69,23 @@ class CachedCam:
 def save_cam(path: Path, c: CachedCam) -> None:
     "Write compressed, atomically."
     with atomic_path(path) as p, p.open("wb") as f:
-        np.savez_compressed(f, classes=c.classes.astype(np.int16), cam=c.cam.astype(np.float16), size=np.array(c.size, np.int32),
-                            peaks=c.peaks.astype(np.float32), logits=c.logits.astype(np.float32))
+        np.savez_compressed(
+            f,
+            classes=c.classes.astype(np.int16),
+            cam=c.cam.astype(np.float16),
+            size=np.array(c.size, np.int32),
+            peaks=c.peaks.astype(np.float32),
+            logits=c.logits.astype(np.float32),
+        )
 
 
 def load_cam(path: str | Path) -> CachedCam:
     "Read one image's CAM (plain arrays; nothing is unpickled)."
     try:
         with np.load(path, allow_pickle=False) as z:
-            return CachedCam(z["classes"].astype(np.int64), z["cam"], tuple(z["size"].tolist()), z["peaks"], z["logits"])
+            return CachedCam(
+                z["classes"].astype(np.int64), z["cam"], tuple(z["size"].tolist()), z["peaks"], z["logits"]
+            )
     except FileNotFoundError as e:
         raise UserError(f"No CAM cached at {path}.", "Run `wsss_nb cams` for this split.") from e
 
@@ -113,12 +124,12 @@ def write_cams(
     model: CamModel,
     data: WsssData,
     split: str,
-    folder: Path,                  # a run's folder; files go to cams/SPLIT/ID.npz
+    folder: Path,  # a run's folder; files go to cams/SPLIT/ID.npz
     inference: Inference = Inference(),
     device: torch.device = torch.device("cpu"),
     batch_size: int = 8,
     workers: int = 0,
-) -> list[str]:                    # the ids of the split
+) -> list[str]:  # the ids of the split
     "CAMs of every image of a split into the cache; images already there are skipped."
     ids = chosen_ids(data, split, inference.limit)
     todo = Split(data, split, ("image",), eval_transform())
@@ -126,13 +137,20 @@ def write_cams(
     if not todo.ids:
         return ids
     batches = list(same_size_batches([data.size(i) for i in todo.ids], batch_size))
-    loader = DataLoader(todo, batch_sampler=batches, collate_fn=collate, num_workers=workers, pin_memory=device.type == "cuda")
+    loader = DataLoader(
+        todo, batch_sampler=batches, collate_fn=collate, num_workers=workers, pin_memory=device.type == "cuda"
+    )
     model, autocast = model.eval().to(device), half_precision(device)
-    with ThreadPoolExecutor(1) as writer, tqdm(total=len(todo.ids), desc=f"CAMs {split}", mininterval=1) as bar:
+    with (
+        ThreadPoolExecutor(1) as writer,
+        tqdm(total=len(todo.ids), desc=f"CAMs {split}", mininterval=1) as bar,
+    ):
         pending = None
         for batch in loader:
             with autocast:
-                scores, logits = infer_cams(model, batch["image"].to(device, non_blocking=True), inference, batch["labels"])
+                scores, logits = infer_cams(
+                    model, batch["image"].to(device, non_blocking=True), inference, batch["labels"]
+                )
             if pending:
                 pending.result()  # at most one batch waits to be written; its errors surface here
             pending = writer.submit(_write, folder, split, batch, scores, logits)
@@ -145,5 +163,9 @@ def _write(folder: Path, split: str, batch: dict, scores: Tensor, logits: Tensor
     peaks, size = scores.amax((-2, -1)).cpu().numpy(), tuple(batch["image"].shape[-2:])
     for i, id in enumerate(batch["ids"]):
         classes, cam = present_cam(scores[i], batch["labels"][i].to(scores.device))
-        save_cam(cam_path(folder, split, id),
-                 CachedCam(classes.cpu().numpy(), cam.half().cpu().numpy(), size, peaks[i], logits[i].cpu().numpy()))
+        save_cam(
+            cam_path(folder, split, id),
+            CachedCam(
+                classes.cpu().numpy(), cam.half().cpu().numpy(), size, peaks[i], logits[i].cpu().numpy()
+            ),
+        )

@@ -19,12 +19,28 @@ from .commands.train import cams, demo, train
 
 # %% ../nbs/01_cli.ipynb #01a41dfd
 app = typer.Typer(
-    name="wsss_nb", cls=Commands, add_completion=False, pretty_exceptions_enable=False, **plain,
+    name="wsss_nb",
+    cls=Commands,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    **plain,
     help="Weakly supervised semantic segmentation: train CAMs, plug in terms, compare, draw.",
-    epilog="A data set is one string: cooccur (embedded, the default), folder:PATH or voc:PATH.")
-for name, command in {"train": train, "cams": cams, "eval": evaluate, "demo": demo, "refine": refine, "masks": masks,
-                      "list": list_entries, "table": table, "figure": figure, "figures": figures, "ablate": ablate,
-                      "app": explorer}.items():
+    epilog="A data set is one string: cooccur (embedded, the default), folder:PATH or voc:PATH.",
+)
+for name, command in {
+    "train": train,
+    "cams": cams,
+    "eval": evaluate,
+    "demo": demo,
+    "refine": refine,
+    "masks": masks,
+    "list": list_entries,
+    "table": table,
+    "figure": figure,
+    "figures": figures,
+    "ablate": ablate,
+    "app": explorer,
+}.items():
     app.command(name)(command)
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")

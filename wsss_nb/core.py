@@ -23,6 +23,7 @@ import torch
 # %% ../nbs/00_core.ipynb #8d89d2e0
 class UserError(Exception):
     "Something the user can put right: what is wrong (naming the thing), and the remedy."
+
     def __init__(self, what: str, remedy: str = ""):
         self.what, self.remedy = what, remedy
         super().__init__(f"{what} {remedy}".strip())
@@ -30,7 +31,7 @@ class UserError(Exception):
 # %% ../nbs/00_core.ipynb #a1bdecc1
 def list_offenders(
     items: Sequence[str],  # what is wrong, one short text each
-    limit: int = 10,       # how many to name
+    limit: int = 10,  # how many to name
 ) -> str:
     "Name up to `limit` offenders and count the rest."
     shown = "; ".join(str(i) for i in items[:limit])
@@ -39,7 +40,7 @@ def list_offenders(
 # %% ../nbs/00_core.ipynb #fc8d87de
 def derive_seed(
     *parts: Any,  # anything JSON can write: the recipe's seed, a purpose, an epoch, an index
-) -> int:         # in [0, 2^63)
+) -> int:  # in [0, 2^63)
     "A stable seed for a purpose (blake2b of the parts); the same on every machine and Python."
     text = json.dumps(parts, sort_keys=True, default=str)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
@@ -55,12 +56,18 @@ def seed_everything(seed: int) -> None:
 def pick_device(name: str = "auto") -> torch.device:
     "`auto` is the accelerator torch finds, else the CPU; a device that is not there is a `UserError`."
     if name == "auto":
-        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+        return (
+            torch.accelerator.current_accelerator()
+            if torch.accelerator.is_available()
+            else torch.device("cpu")
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise UserError(f"Device {name!r} is not usable here ({str(e).splitlines()[0]}).", "Use --device cpu or auto.") from e
+        raise UserError(
+            f"Device {name!r} is not usable here ({str(e).splitlines()[0]}).", "Use --device cpu or auto."
+        ) from e
     return device
 
 # %% ../nbs/00_core.ipynb #ab6aa636
@@ -89,6 +96,7 @@ def peak_memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
@@ -104,8 +112,8 @@ def reset_peak_memory(device: torch.device) -> None:
 # %% ../nbs/00_core.ipynb #6271c2ee
 @contextmanager
 def atomic_path(
-    path: str | Path,   # the final file or folder
-) -> Iterator[Path]:    # a temporary name beside it
+    path: str | Path,  # the final file or folder
+) -> Iterator[Path]:  # a temporary name beside it
     "Write to a temporary name; rename on success, remove on failure: a reader never sees half a file."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

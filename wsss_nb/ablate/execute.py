@@ -36,7 +36,10 @@ def companion(name: str) -> Path:
     for place in places:
         if (place / f"{name}.ipynb").is_file():
             return place / f"{name}.ipynb"
-    raise UserError(f"No notebook {name}.ipynb in {' or '.join(map(str, places))}.", "Install wsss_nb again, or work from a clone.")
+    raise UserError(
+        f"No notebook {name}.ipynb in {' or '.join(map(str, places))}.",
+        "Install wsss_nb again, or work from a clone.",
+    )
 
 # %% ../../nbs/ablate/01_execute.ipynb #2dc4284e
 def declared(notebook: nbformat.NotebookNode) -> dict[str, type]:
@@ -50,10 +53,14 @@ def declared(notebook: nbformat.NotebookNode) -> dict[str, type]:
             (target,), value = node.targets, ast.literal_eval(node.value)
             types[target.id] = type(value)
         except (AttributeError, ValueError):
-            raise UserError(f"`{ast.unparse(node)}` in the parameters cell is not a name with a plain value.",
-                            "Write one `name = value` a line.") from None
+            raise UserError(
+                f"`{ast.unparse(node)}` in the parameters cell is not a name with a plain value.",
+                "Write one `name = value` a line.",
+            ) from None
         if value is None:
-            raise UserError(f"The parameter {target.id} = None has no type.", "Give it a default of the type it takes.")
+            raise UserError(
+                f"The parameter {target.id} = None has no type.", "Give it a default of the type it takes."
+            )
     return types
 
 # %% ../../nbs/ablate/01_execute.ipynb #ac3ba1ec
@@ -65,11 +72,15 @@ def check_parameters(types: dict[str, type], parameters: dict[str, Any]) -> None
             hint = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(types)}."
             raise UserError(f"The notebook has no parameter {name!r}.", hint)
         if type(value) is not types[name] and (type(value), types[name]) != (int, float):
-            raise UserError(f"The parameter {name} takes {types[name].__name__}, not {value!r} ({type(value).__name__}).", "Correct it.")
+            raise UserError(
+                f"The parameter {name} takes {types[name].__name__}, not {value!r} ({type(value).__name__}).",
+                "Correct it.",
+            )
 
 # %% ../../nbs/ablate/01_execute.ipynb #2a650a3e
 class PrivateKernel(AsyncKernelManager):
     "A kernel on socket files in a new folder, with a limit to the threads of its numeric libraries."
+
     threads = 1
 
     def __init__(self, **kwargs):
@@ -79,7 +90,9 @@ class PrivateKernel(AsyncKernelManager):
             self.transport, self.ip = "ipc", f"{self.folder}/k"
 
     async def start_kernel(self, **kwargs):
-        limits = {f"{library}_NUM_THREADS": str(self.threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+        limits = {
+            f"{library}_NUM_THREADS": str(self.threads) for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")
+        }
         await super().start_kernel(**kwargs | {"env": os.environ | limits | {"OMP_WAIT_POLICY": "passive"}})
         RUNNING[self.folder] = self
 
@@ -90,7 +103,7 @@ class PrivateKernel(AsyncKernelManager):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-RUNNING: dict[str, PrivateKernel] = {}   # of this process
+RUNNING: dict[str, PrivateKernel] = {}  # of this process
 
 
 def interrupt_running() -> int:
@@ -103,24 +116,30 @@ def interrupt_running() -> int:
 @dataclass
 class Outcome:
     "What became of a run."
+
     key: str
-    status: str                    # done, failed, stopped
-    seconds: float = 0.0           # of the execution
-    error: str = ""                # one line
-    cell: int | None = None        # of the notebook, from 0: where it failed
-    notebook: str | None = None    # the executed notebook, to open
+    status: str  # done, failed, stopped
+    seconds: float = 0.0  # of the execution
+    error: str = ""  # one line
+    cell: int | None = None  # of the notebook, from 0: where it failed
+    notebook: str | None = None  # the executed notebook, to open
 
 
 def failing_cell(executed: Path) -> int | None:
     "Which cell of an executed notebook ended in an error."
     cells = nbformat.read(executed, 4).cells
-    return next((i for i, c in enumerate(cells) if any(o.output_type == "error" for o in c.get("outputs", ()))), None)
+    return next(
+        (i for i, c in enumerate(cells) if any(o.output_type == "error" for o in c.get("outputs", ()))), None
+    )
 
 
 def execute(
-    notebook: Path, parameters: dict[str, Any], out: Path, threads: int = 1,
-    attempts: int = 2,             # how often a kernel may fail to start or die
-) -> dict[str, Any]:               # status, error and cell, as in Outcome
+    notebook: Path,
+    parameters: dict[str, Any],
+    out: Path,
+    threads: int = 1,
+    attempts: int = 2,  # how often a kernel may fail to start or die
+) -> dict[str, Any]:  # status, error and cell, as in Outcome
     "Execute a notebook with papermill, in this folder; `out` holds what was executed, whether or not it ended well."
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.stem}.partial.ipynb")
@@ -128,12 +147,24 @@ def execute(
     try:
         for _ in range(attempts):
             try:
-                papermill.execute_notebook(str(notebook), str(partial), parameters, cwd=str(Path.cwd()), progress_bar=False,
-                                           kernel_name="python3", language="python", kernel_manager_class=manager)
+                papermill.execute_notebook(
+                    str(notebook),
+                    str(partial),
+                    parameters,
+                    cwd=str(Path.cwd()),
+                    progress_bar=False,
+                    kernel_name="python3",
+                    language="python",
+                    kernel_manager_class=manager,
+                )
                 return {"status": "done"}
             except PapermillExecutionError as e:
                 stopped = e.ename == "KeyboardInterrupt" or "Stopped at step" in e.evalue
-                return {"status": "stopped" if stopped else "failed", "error": f"{e.ename}: {e.evalue}", "cell": failing_cell(partial)}
+                return {
+                    "status": "stopped" if stopped else "failed",
+                    "error": f"{e.ename}: {e.evalue}",
+                    "cell": failing_cell(partial),
+                }
             except Exception as e:  # the kernel, not the notebook
                 error = f"{type(e).__name__}: {e}"
         return {"status": "failed", "error": f"{error} ({attempts} attempts)"}
@@ -145,12 +176,13 @@ def execute(
 @dataclass(frozen=True)
 class Task:
     "What travels to a worker."
-    key: str                    # the run it must become
+
+    key: str  # the run it must become
     parameters: dict[str, Any]  # of the notebook
-    notebook: str               # its text
-    runs: str                   # the store, as the runner sees it
-    store_id: str               # a worker that reads the same in the store shares the file system
-    threads: int = 1            # 0: as the worker's OMP_NUM_THREADS says (dask's default: 1)
+    notebook: str  # its text
+    runs: str  # the store, as the runner sees it
+    store_id: str  # a worker that reads the same in the store shares the file system
+    threads: int = 1  # 0: as the worker's OMP_NUM_THREADS says (dask's default: 1)
 
 
 def read_id(store: Path) -> str:
@@ -173,8 +205,13 @@ def work(task: Task) -> tuple[dict[str, Any], bytes | None]:
         ended = execute(source, task.parameters | {"runs": str(store.root)}, folder / "train.ipynb", threads)
     if ended["status"] == "done" and not (folder / "result.json").exists():
         where = os.uname().nodename
-        ended = {"status": "failed", "error": f"{task.parameters['data']} is not the same data on {where}, or wsss_nb is another."}
-    outcome = Outcome(task.key, seconds=time.perf_counter() - began, notebook=str(folder / "train.ipynb"), **ended)
+        ended = {
+            "status": "failed",
+            "error": f"{task.parameters['data']} is not the same data on {where}, or wsss_nb is another.",
+        }
+    outcome = Outcome(
+        task.key, seconds=time.perf_counter() - began, notebook=str(folder / "train.ipynb"), **ended
+    )
     return asdict(outcome), None if shared else pack(folder)
 
 # %% ../../nbs/ablate/01_execute.ipynb #4c1427f2

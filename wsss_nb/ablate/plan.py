@@ -25,11 +25,12 @@ from ..run.store import Run, RunStore
 # %% ../../nbs/ablate/00_plan.ipynb #f3e2e3d5
 class Job(Part):
     "The parameters of the notebook `train` that decide the numbers of a run."
+
     method: str = "cam"
     data: str = "cooccur"
     preset: str = "small"
     seed: Annotated[int, Field(ge=0)] = 0
-    overrides: dict[str, Any] = {}   # recipe fields by dotted name
+    overrides: dict[str, Any] = {}  # recipe fields by dotted name
 
     def recipe(self) -> Recipe:
         "The recipe of the job; a wrong field is a `UserError` that names it."
@@ -40,9 +41,10 @@ def grid(
     methods: Sequence[str],
     data: str = "cooccur",
     preset: str = "small",
-    seeds: int | Sequence[int] = 1,                  # 3: seeds 0, 1, 2
-    over: dict[str, Sequence[Any]] | None = None,    # fields and the values each of them takes: all combinations
-    overrides: dict[str, Any] | None = None,         # fields that are the same in all jobs
+    seeds: int | Sequence[int] = 1,  # 3: seeds 0, 1, 2
+    over: dict[str, Sequence[Any]]
+    | None = None,  # fields and the values each of them takes: all combinations
+    overrides: dict[str, Any] | None = None,  # fields that are the same in all jobs
 ) -> list[Job]:
     "All combinations of methods, values and seeds. A field of a term is set only for the methods that have the term."
     over, seeds, jobs = over or {}, range(seeds) if isinstance(seeds, int) else seeds, []
@@ -50,10 +52,18 @@ def grid(
         mine = {f: v for f, v in over.items() if _concerns(f, method)}
         fixed = {f: v for f, v in (overrides or {}).items() if _concerns(f, method)}
         for values in itertools.product(*mine.values()):
-            jobs += [Job(method=method, data=data, preset=preset, seed=s, overrides=fixed | dict(zip(mine, values))) for s in seeds]
+            jobs += [
+                Job(
+                    method=method, data=data, preset=preset, seed=s, overrides=fixed | dict(zip(mine, values))
+                )
+                for s in seeds
+            ]
     for field in [*over, *(overrides or {})]:
         if not any(_concerns(field, m) for m in methods):
-            raise UserError(f"{field} concerns none of the methods {', '.join(methods)}.", "Leave it out, or add a method with that term.")
+            raise UserError(
+                f"{field} concerns none of the methods {', '.join(methods)}.",
+                "Leave it out, or add a method with that term.",
+            )
     return jobs
 
 
@@ -64,14 +74,16 @@ def _concerns(field: str, method: str) -> bool:
 @dataclass(frozen=True)
 class Planned:
     "A job and the place of its run in the store (which need not exist yet)."
+
     job: Job
     recipe: Recipe
     run: Run
 
 
 def plan(
-    jobs: Iterable[Job], store: RunStore,
-    open: Callable[[str], WsssData] = open_data,   # data set from its name
+    jobs: Iterable[Job],
+    store: RunStore,
+    open: Callable[[str], WsssData] = open_data,  # data set from its name
 ) -> list[Planned]:
     "Each job with its run, in order. Every recipe is validated and every data set opened before the first is trained."
     prints: dict[str, str] = {}

@@ -23,7 +23,18 @@ from distributed import Client, Nanny, Scheduler, SpecCluster, wait
 from tqdm.auto import tqdm
 
 import wsss_nb
-from .execute import Outcome, Task, check_parameters, companion, declared, interrupt_running, library_version, read_id, unpack, work
+from wsss_nb.ablate.execute import (
+    Outcome,
+    Task,
+    check_parameters,
+    companion,
+    declared,
+    interrupt_running,
+    library_version,
+    read_id,
+    unpack,
+    work,
+)
 from .plan import Job, Planned, missing, plan
 from ..core import UserError, atomic_path
 from ..run.store import Run, RunStore
@@ -38,33 +49,57 @@ def worker_options(workers: int, device: str = "auto") -> list[dict[str, Any]]:
     "Options of each local worker: one GPU each where runs go to GPUs, else an equal share of the cores."
     n = gpus(device)
     if workers > n > 0:
-        raise UserError(f"{workers} workers, but {n} GPU{'s' * (n > 1)}.", f"Use --workers {n}, or --device cpu.")
+        raise UserError(
+            f"{workers} workers, but {n} GPU{'s' * (n > 1)}.", f"Use --workers {n}, or --device cpu."
+        )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n)))).split(",")
-    return [dict(nthreads=1, memory_limit=0, host="127.0.0.1", dashboard=False, silence_logs=50)
-            | (dict(env={"CUDA_VISIBLE_DEVICES": visible[i]}, resources={"GPU": 1}) if n else {}) for i in range(workers)]
+    return [
+        dict(nthreads=1, memory_limit=0, host="127.0.0.1", dashboard=False, silence_logs=50)
+        | (dict(env={"CUDA_VISIBLE_DEVICES": visible[i]}, resources={"GPU": 1}) if n else {})
+        for i in range(workers)
+    ]
 
 
 def threads_each(workers: int) -> int:
     "Threads for each of several runs on this machine."
-    return max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())) // workers)
+    return max(
+        1,
+        len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count()))
+        // workers,
+    )
 
 # %% ../../nbs/ablate/02_runner.ipynb #7ede9fc4
 @contextmanager
 def cluster(workers: int, scheduler: str | None = None, device: str = "auto") -> Iterator[Client]:
     "A client of local workers (`scheduler=None`), of Slurm jobs ('slurm'), or of a running scheduler (tcp://host:port)."
-    with dask.config.set({"distributed.scheduler.allowed-failures": 20, "distributed.comm.timeouts.connect": "30s",
-                          "distributed.logging.distributed": "critical"}):
+    with dask.config.set(
+        {
+            "distributed.scheduler.allowed-failures": 20,
+            "distributed.comm.timeouts.connect": "30s",
+            "distributed.logging.distributed": "critical",
+        }
+    ):
         if scheduler and scheduler != "slurm":
             try:
                 client = Client(scheduler, timeout="20s")
             except (OSError, ValueError) as e:
-                raise UserError(f"No scheduler answers at {scheduler} ({type(e).__name__}).", "Start one: dask scheduler.") from None
+                raise UserError(
+                    f"No scheduler answers at {scheduler} ({type(e).__name__}).", "Start one: dask scheduler."
+                ) from None
             with client:
                 yield client
             return
-        started = slurm(workers) if scheduler else SpecCluster(
-            scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
-            workers={i: {"cls": Nanny, "options": o} for i, o in enumerate(worker_options(workers, device))}, silence_logs=50)
+        started = (
+            slurm(workers)
+            if scheduler
+            else SpecCluster(
+                scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
+                workers={
+                    i: {"cls": Nanny, "options": o} for i, o in enumerate(worker_options(workers, device))
+                },
+                silence_logs=50,
+            )
+        )
         with started as local, Client(local) as client:
             yield client
 
@@ -78,7 +113,10 @@ def slurm(workers: int):
     try:
         jobs = SLURMCluster()
     except ValueError as e:
-        raise UserError(f"Slurm: {e}", "Set cores and memory of a job in ~/.config/dask/jobqueue.yaml, section jobqueue.slurm.") from None
+        raise UserError(
+            f"Slurm: {e}",
+            "Set cores and memory of a job in ~/.config/dask/jobqueue.yaml, section jobqueue.slurm.",
+        ) from None
     jobs.scale(jobs=workers)
     return jobs
 
@@ -91,14 +129,16 @@ def store_id(store: RunStore) -> str:
     return read_id(store.root)
 
 
-def tasks(planned: Sequence[Planned], store: RunStore, device: str, threads: int, known_as: str) -> dict[str, Task]:
+def tasks(
+    planned: Sequence[Planned], store: RunStore, device: str, threads: int, known_as: str
+) -> dict[str, Task]:
     "A task for each run that is missing, by key; every parameter is checked against the notebook first."
     path = companion("train")
     text = path.read_text(encoding="utf-8")
     types, made = declared(nbformat.reads(text, 4)), {}
     for p in planned:
         job = p.job.model_dump()
-        loader = 0 if threads and not gpus(device) else -1   # beside other runs on a CPU none is best
+        loader = 0 if threads and not gpus(device) else -1  # beside other runs on a CPU none is best
         parameters = job | {"overrides": json.dumps(job["overrides"]), "device": device, "workers": loader}
         check_parameters(types, parameters | {"runs": ""})
         made[p.run.key] = Task(p.run.key, parameters, text, str(store.root.resolve()), known_as, threads)
@@ -116,12 +156,17 @@ def fraction(p: Planned) -> float:
 
 class Progress:
     "A bar over all runs that moves while they train."
+
     def __init__(self, todo: Sequence[Planned], shown: bool):
         self.left = {p.run.key: p for p in todo}
         self.ended, self.failed = 0, 0
-        begun = sum(map(fraction, todo))   # by runs that were interrupted: no measure of the speed
-        self.bar = tqdm(total=len(todo), initial=begun, disable=not shown,
-                        bar_format="runs {n:.1f}/{total} |{bar:24}| {elapsed}<{remaining}{postfix}")
+        begun = sum(map(fraction, todo))  # by runs that were interrupted: no measure of the speed
+        self.bar = tqdm(
+            total=len(todo),
+            initial=begun,
+            disable=not shown,
+            bar_format="runs {n:.1f}/{total} |{bar:24}| {elapsed}<{remaining}{postfix}",
+        )
 
     def update(self, outcomes: Sequence[Outcome] = ()):
         for o in outcomes:
@@ -137,11 +182,11 @@ class Progress:
 def run_jobs(
     jobs: Sequence[Job],
     runs: str | Path = "runs",
-    workers: int = 1,               # runs at a time on this machine (or Slurm jobs)
-    scheduler: str | None = None,   # tcp://host:port of a running dask scheduler, or 'slurm'
+    workers: int = 1,  # runs at a time on this machine (or Slurm jobs)
+    scheduler: str | None = None,  # tcp://host:port of a running dask scheduler, or 'slurm'
     device: str = "auto",
     progress: bool = True,
-) -> list[Outcome]:                 # one for each run, in the order of the jobs
+) -> list[Outcome]:  # one for each run, in the order of the jobs
     "Run what is missing. A failed run is an outcome with its error; Ctrl-C stops the others at a checkpoint and is raised again."
     if workers < 1:
         raise UserError(f"{workers} workers.", "Use at least one.")
@@ -154,8 +199,10 @@ def run_jobs(
         given = tasks(todo, store, device, 0 if scheduler else threads_each(workers), store_id(store))
         with cluster(min(workers, len(todo)), scheduler, device) as client:
             outcomes = follow(client, given, todo, store, progress)
-    return [outcomes.get(key) or Outcome(key, "done", notebook=str(store.root / key / "train.ipynb"))
-            for key in dict.fromkeys(p.run.key for p in planned)]
+    return [
+        outcomes.get(key) or Outcome(key, "done", notebook=str(store.root / key / "train.ipynb"))
+        for key in dict.fromkeys(p.run.key for p in planned)
+    ]
 
 # %% ../../nbs/ablate/02_runner.ipynb #9df6e3f2
 def settle(run: Run) -> None:
@@ -165,7 +212,9 @@ def settle(run: Run) -> None:
         partial.unlink() if whole.exists() else partial.replace(whole)
 
 
-def follow(client: Client, given: dict[str, Task], todo: Sequence[Planned], store: RunStore, progress: bool) -> dict[str, Outcome]:
+def follow(
+    client: Client, given: dict[str, Task], todo: Sequence[Planned], store: RunStore, progress: bool
+) -> dict[str, Outcome]:
     "Hand the tasks out, as many at a time as there are places for them, and collect the outcomes, by key."
     check_workers(client, progress)
     left, waiting, outcomes, shown = list(given), {}, {}, Progress(todo, progress)
@@ -213,7 +262,10 @@ def check_workers(client: Client, progress: bool) -> None:
     client.wait_for_workers(1)
     others = {w: v for w, v in client.run(library_version).items() if v != wsss_nb.__version__}
     if others:
-        raise UserError(f"Workers with another wsss_nb than {wsss_nb.__version__}: {others}.", "Install the same version everywhere.")
+        raise UserError(
+            f"Workers with another wsss_nb than {wsss_nb.__version__}: {others}.",
+            "Install the same version everywhere.",
+        )
 
 
 @contextmanager
@@ -222,7 +274,9 @@ def calm(client: Client) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("\nStopping: the runs that are on write their checkpoints. The same command goes on.", flush=True)
+        print(
+            "\nStopping: the runs that are on write their checkpoints. The same command goes on.", flush=True
+        )
         client.run(interrupt_running)
         end = time.monotonic() + 30
         while any(client.processing().values()) and time.monotonic() < end:

@@ -38,10 +38,14 @@ def interleaved(*work: Callable[[], Any], n: int = 5, device: torch.device | Non
     return [statistics.median(t[1:]) for t in times]
 
 
-def row(name: str, shape: str, peer_name: str, peer: Callable, ours: Callable, agree: str, n: int = 5) -> dict[str, Any]:
+def row(
+    name: str, shape: str, peer_name: str, peer: Callable, ours: Callable, agree: str, n: int = 5
+) -> dict[str, Any]:
     "One line of the table; call it after the two were seen to agree, and say in what."
     a, b = interleaved(peer, ours, n=n)
-    return dict(work=name, shape=shape, peer=peer_name, peer_ms=1e3 * a, ours_ms=1e3 * b, ratio=a / b, agree=agree)
+    return dict(
+        work=name, shape=shape, peer=peer_name, peer_ms=1e3 * a, ours_ms=1e3 * b, ratio=a / b, agree=agree
+    )
 
 # %% ../../nbs/bench/00_base.ipynb #dd4ec60e
 AREAS = ("losses", "training", "crf", "regions", "walks", "evaluation")
@@ -70,17 +74,22 @@ def one_thread():
 
 def write_bench(rows: Iterable[dict[str, Any]], folder: str | Path = "figures") -> pd.DataFrame:
     "Measure and write `bench.md` and `bench.csv`, with versions, machine and load."
-    table = pd.DataFrame(list(tqdm(rows, desc='bench')))
-    load = f'load {os.getloadavg()[0]:.1f}' if hasattr(os, 'getloadavg') else ''
-    versions = ', '.join(f'{k} {v}' for k, v in environment().items())
-    machine = f'{platform.machine()}, {os.cpu_count()} cores, {describe_device(pick_device())}, {load}'
+    table = pd.DataFrame(list(tqdm(rows, desc="bench")))
+    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    versions = ", ".join(f"{k} {v}" for k, v in environment().items())
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {describe_device(pick_device())}, {load}"
     shown = table.copy()
-    for c in ('peer_ms', 'ours_ms', 'ratio'):
-        shown[c] = [f'{x:.3g}' if x == x else '–' for x in shown[c]]
-    lines = ['| ' + ' | '.join(r) + ' |' for r in [list(shown.columns), ['---'] * shown.shape[1], *shown.astype(str).values.tolist()]]
-    text = ('# Speed: peer beside ours\n\nMedians, interleaved, after a warm-up; outputs compared first. '
-            f'One thread, but for the training step. {machine}; {versions}.\n\n' + '\n'.join(lines) + '\n')
-    for name, content in (('bench.md', text), ('bench.csv', table.to_csv(index=False))):
+    for c in ("peer_ms", "ours_ms", "ratio"):
+        shown[c] = [f"{x:.3g}" if x == x else "–" for x in shown[c]]
+    lines = [
+        "| " + " | ".join(r) + " |"
+        for r in [list(shown.columns), ["---"] * shown.shape[1], *shown.astype(str).values.tolist()]
+    ]
+    text = (
+        "# Speed: peer beside ours\n\nMedians, interleaved, after a warm-up; outputs compared first. "
+        f"One thread, but for the training step. {machine}; {versions}.\n\n" + "\n".join(lines) + "\n"
+    )
+    for name, content in (("bench.md", text), ("bench.csv", table.to_csv(index=False))):
         with atomic_path(Path(folder) / name) as p:
             p.write_text(content)
     return table

@@ -22,33 +22,38 @@ from ..refine.crf import ImageKernel, warm_up
 from ..refine.parts.unary import CrfPreset, crf_preset
 
 # %% ../../nbs/bench/01_crf.ipynb #ee9e9231
-def pictures(n: int, size: tuple[int, int] = (375, 500)) -> list[ndarray]:   # uint8 [h, w, 3]
+def pictures(n: int, size: tuple[int, int] = (375, 500)) -> list[ndarray]:  # uint8 [h, w, 3]
     "Cooccur images of this size, with noise of 3 grey levels."
     data, rng = CooccurData(f"cooccur?size={max(size)}&n={max(n, 4)}"), np.random.default_rng(0)
     out = []
     for id in data.ids("train")[:n]:
-        image = data.load(id, ["image"])["image"].permute(1, 2, 0).numpy()[:size[0], :size[1]]
+        image = data.load(id, ["image"])["image"].permute(1, 2, 0).numpy()[: size[0], : size[1]]
         out.append((image + 3 * rng.standard_normal(image.shape)).round().clip(0, 255).astype(np.uint8))
     return out
 
 
-def made_up_unary(size: tuple[int, int], labels: int, seed: int = 0, likely: int = 4) -> ndarray:   # energies [labels, h, w]
+def made_up_unary(
+    size: tuple[int, int], labels: int, seed: int = 0, likely: int = 4
+) -> ndarray:  # energies [labels, h, w]
     "Smooth fields for `likely` labels, spread over all; the rest have a probability of about 1e-4."
     rng, some = np.random.default_rng(seed), min(likely, labels)
     z = gaussian_filter(rng.standard_normal((some, *size)), (0, size[0] / 12, size[0] / 12))
-    p = np.full((labels, *size), 1e-4) * rng.uniform(.1, 2, (labels, *size))
+    p = np.full((labels, *size), 1e-4) * rng.uniform(0.1, 2, (labels, *size))
     p[np.linspace(0, labels - 1, some).astype(int)] = np.exp(2 * z / z.std())
     return -np.log(np.clip(p / p.sum(0), 1e-5, 1)).astype(np.float32)
 
 
-def photo(path, size: tuple[int, int] = (375, 500)) -> ndarray:   # uint8 [h, w, 3]
+def photo(path, size: tuple[int, int] = (375, 500)) -> ndarray:  # uint8 [h, w, 3]
     "A photograph at this size."
     return np.array(Image.open(path).convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR))
 
 # %% ../../nbs/bench/01_crf.ipynb #d6943fde
-def pydensecrf(image: ndarray, unary: ndarray, preset: str | CrfPreset) -> ndarray:   # energies [L, h, w] -> Q [L, h, w]
+def pydensecrf(
+    image: ndarray, unary: ndarray, preset: str | CrfPreset
+) -> ndarray:  # energies [L, h, w] -> Q [L, h, w]
     "pydensecrf2 as the field's papers call it."
     import pydensecrf.densecrf as peer
+
     p, (h, w) = crf_preset(preset), image.shape[:2]
     d = peer.DenseCRF2D(w, h, len(unary))
     d.setUnaryEnergy(np.ascontiguousarray(unary.reshape(len(unary), -1)))
@@ -57,7 +62,7 @@ def pydensecrf(image: ndarray, unary: ndarray, preset: str | CrfPreset) -> ndarr
     return np.array(d.inference(p.iterations)).reshape(unary.shape)
 
 
-def agreement(a: ndarray, b: ndarray) -> float:   # Q [L, h, w] each
+def agreement(a: ndarray, b: ndarray) -> float:  # Q [L, h, w] each
     "Share of pixels with the same label."
     return float((a.argmax(0) == b.argmax(0)).mean())
 
@@ -65,38 +70,76 @@ def agreement(a: ndarray, b: ndarray) -> float:   # Q [L, h, w] each
 def one_image(image: ndarray, preset: str, labels: int, n: int = 5) -> dict[str, Any]:
     "A row: one unary of one image."
     unary = made_up_unary(image.shape[:2], labels)
-    def ours(): return ImageKernel(image, preset).infer(unary)
-    def peer(): return pydensecrf(image, unary, preset)
+
+    def ours():
+        return ImageKernel(image, preset).infer(unary)
+
+    def peer():
+        return pydensecrf(image, unary, preset)
+
     share = agreement(ours(), peer())
-    assert share >= .9999, share
-    return row(f"dense CRF, {preset}", f"{image.shape[1]} x {image.shape[0]}, {labels} labels", "pydensecrf2", peer, ours,
-               f"labels {100 * share:.4f} % equal", n)
+    assert share >= 0.9999, share
+    return row(
+        f"dense CRF, {preset}",
+        f"{image.shape[1]} x {image.shape[0]}, {labels} labels",
+        "pydensecrf2",
+        peer,
+        ours,
+        f"labels {100 * share:.4f} % equal",
+        n,
+    )
 
 
 def shared_image(image: ndarray, preset: str, labels: int, unaries: int = 3, n: int = 5) -> dict[str, Any]:
     "A row: several unaries of one image."
     many = [made_up_unary(image.shape[:2], labels, seed) for seed in range(unaries)]
+
     def ours():
         kernel = ImageKernel(image, preset)
         return [kernel.infer(u) for u in many]
-    def peer(): return [pydensecrf(image, u, preset) for u in many]
+
+    def peer():
+        return [pydensecrf(image, u, preset) for u in many]
+
     share = min(map(agreement, ours(), peer()))
-    assert share >= .9999, share
+    assert share >= 0.9999, share
     shape = f"{image.shape[1]} x {image.shape[0]}, {labels} labels"
-    return row(f"dense CRF, {preset}, {unaries} unaries", shape, "pydensecrf2", peer, ours, f"labels {100 * share:.4f} % equal", n)
+    return row(
+        f"dense CRF, {preset}, {unaries} unaries",
+        shape,
+        "pydensecrf2",
+        peer,
+        ours,
+        f"labels {100 * share:.4f} % equal",
+        n,
+    )
 
 
 def threads(images: list[ndarray], preset: str, labels: int, workers: int, n: int = 5) -> dict[str, Any]:
     "A row: images over a pool of threads."
     jobs = [(x, made_up_unary(x.shape[:2], labels, i)) for i, x in enumerate(images)]
+
     def over(work):
-        with ThreadPoolExecutor(workers) as pool: return list(pool.map(work, *zip(*jobs)))
-    def ours(): return over(lambda x, u: ImageKernel(x, preset).infer(u))
-    def peer(): return over(lambda x, u: pydensecrf(x, u, preset))
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(work, *zip(*jobs)))
+
+    def ours():
+        return over(lambda x, u: ImageKernel(x, preset).infer(u))
+
+    def peer():
+        return over(lambda x, u: pydensecrf(x, u, preset))
+
     share = min(map(agreement, ours(), peer()))
-    assert share >= .9999, share
-    return row(f"dense CRF, {preset}, {workers} threads", f"{len(jobs)} images, {labels} labels", "pydensecrf2", peer, ours,
-               f"labels {100 * share:.4f} % equal", n)
+    assert share >= 0.9999, share
+    return row(
+        f"dense CRF, {preset}, {workers} threads",
+        f"{len(jobs)} images, {labels} labels",
+        "pydensecrf2",
+        peer,
+        ours,
+        f"labels {100 * share:.4f} % equal",
+        n,
+    )
 
 # %% ../../nbs/bench/01_crf.ipynb #ac2631f0
 def rows() -> Iterable[dict[str, Any]]:

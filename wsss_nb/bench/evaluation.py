@@ -19,30 +19,36 @@ from .base import row
 from ..metrics.boundary import WIDTHS, BoundaryF, Trimap
 
 # %% ../../nbs/bench/04_evaluation.ipynb #09b8181b
-def wavy_discs(size: tuple[int, int] = (375, 500), rim: float = 0) -> tuple[ndarray, ndarray]:   # truth, prediction: uint8 [H, W]
+def wavy_discs(
+    size: tuple[int, int] = (375, 500), rim: float = 0
+) -> tuple[ndarray, ndarray]:  # truth, prediction: uint8 [H, W]
     "Three classes; `rim` px of 255 on either side of every true boundary."
     H, W = size
     y, x = np.mgrid[:H, :W]
     truth, pred = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-    for c, (cy, cx, r) in enumerate(((.32, .26, .21), (.66, .7, .24), (.24, .8, .16)), 1):
+    for c, (cy, cx, r) in enumerate(((0.32, 0.26, 0.21), (0.66, 0.7, 0.24), (0.24, 0.8, 0.16)), 1):
         angle, away = np.arctan2(y - cy * H, x - cx * W), np.hypot(y - cy * H, x - cx * W)
-        truth[away < r * H + .02 * H * np.sin(5 * angle)] = c
-        pred[away < r * H + .01 * H + .02 * H * np.sin(7 * angle)] = c
+        truth[away < r * H + 0.02 * H * np.sin(5 * angle)] = c
+        pred[away < r * H + 0.01 * H + 0.02 * H * np.sin(7 * angle)] = c
     if rim:
-        truth[np.any([(truth == c) & (distance_transform_edt(truth == c) <= rim) for c in np.unique(truth)], 0)] = 255
+        truth[
+            np.any([(truth == c) & (distance_transform_edt(truth == c) <= rim) for c in np.unique(truth)], 0)
+        ] = 255
     return truth, pred
 
 # %% ../../nbs/bench/04_evaluation.ipynb #9f2215ae
 def disk(r: int) -> ndarray:
     "Pixels within r of the middle."
-    y, x = np.mgrid[-r:r + 1, -r:r + 1]
+    y, x = np.mgrid[-r : r + 1, -r : r + 1]
     return (x * x + y * y <= r * r).astype(np.uint8)
 
 
-def boundary_map(mask: ndarray) -> ndarray:   # uint8 in {0, 1}, [H, W]
+def boundary_map(mask: ndarray) -> ndarray:  # uint8 in {0, 1}, [H, W]
     "DAVIS's boundary map: the pixel differs from its right, lower or lower right neighbour."
     edge = np.zeros_like(mask)
-    edge[:-1, :-1] = (mask[:-1, :-1] ^ mask[:-1, 1:]) | (mask[:-1, :-1] ^ mask[1:, :-1]) | (mask[:-1, :-1] ^ mask[1:, 1:])
+    edge[:-1, :-1] = (
+        (mask[:-1, :-1] ^ mask[:-1, 1:]) | (mask[:-1, :-1] ^ mask[1:, :-1]) | (mask[:-1, :-1] ^ mask[1:, 1:])
+    )
     edge[-1, :-1], edge[:-1, -1] = mask[-1, :-1] ^ mask[-1, 1:], mask[:-1, -1] ^ mask[1:, -1]
     return edge
 
@@ -51,7 +57,8 @@ def class_boundaries(truth: ndarray, pred: ndarray, classes: int) -> Iterable[tu
     "Boundary maps of the prediction and of the truth, class by class."
     void = truth == 255
     truth, pred = np.where(void, np.uint8(0), truth), np.where(void, np.uint8(0), pred)
-    for c in range(1, classes + 1): yield boundary_map((pred == c).view(np.uint8)), boundary_map((truth == c).view(np.uint8))
+    for c in range(1, classes + 1):
+        yield boundary_map((pred == c).view(np.uint8)), boundary_map((truth == c).view(np.uint8))
 
 
 def f_from(near_a: int, near_b: int, a: int, b: int) -> float:
@@ -59,44 +66,67 @@ def f_from(near_a: int, near_b: int, a: int, b: int) -> float:
     return 2 * (near_a / a) * (near_b / b) / (near_a / a + near_b / b)
 
 
-def f_by_dilation(truth: ndarray, pred: ndarray, classes: int, around: ndarray, dilate: Callable) -> ndarray:   # [C, 1]
+def f_by_dilation(
+    truth: ndarray, pred: ndarray, classes: int, around: ndarray, dilate: Callable
+) -> ndarray:  # [C, 1]
     "Boundary F of every class, by dilation with a disk; all classes must be in both maps."
     count = np.count_nonzero
-    return np.array([[f_from(count(a & dilate(b, around)), count(b & dilate(a, around)), count(a), count(b))]
-                     for a, b in class_boundaries(truth, pred, classes)])
+    return np.array(
+        [
+            [f_from(count(a & dilate(b, around)), count(b & dilate(a, around)), count(a), count(b))]
+            for a, b in class_boundaries(truth, pred, classes)
+        ]
+    )
 
 
-def f_by_distance(truth: ndarray, pred: ndarray, classes: int, radii: Iterable[int]) -> ndarray:   # [C, radii]
+def f_by_distance(truth: ndarray, pred: ndarray, classes: int, radii: Iterable[int]) -> ndarray:  # [C, radii]
     "The same for many tolerances, by one distance transform for each class and map."
     out = []
     for a, b in class_boundaries(truth, pred, classes):
         far_a, far_b = distance_transform_edt(b == 0)[a > 0], distance_transform_edt(a == 0)[b > 0]
-        out.append([f_from(np.count_nonzero(far_a <= r), np.count_nonzero(far_b <= r), far_a.size, far_b.size) for r in radii])
+        out.append(
+            [
+                f_from(np.count_nonzero(far_a <= r), np.count_nonzero(far_b <= r), far_a.size, far_b.size)
+                for r in radii
+            ]
+        )
     return np.array(out)
 
 
 def dilations() -> dict[str, Callable]:
     "What dilates: SciPy, and OpenCV where it is installed."
-    found = {'dilations, SciPy': lambda x, d: binary_dilation(x, d).view(np.uint8)}
-    if find_spec('cv2'):
+    found = {"dilations, SciPy": lambda x, d: binary_dilation(x, d).view(np.uint8)}
+    if find_spec("cv2"):
         import cv2
+
         cv2.setNumThreads(1)
-        found['dilations, OpenCV'] = cv2.dilate
+        found["dilations, OpenCV"] = cv2.dilate
     return found
 
 
 def boundary_rows(size: tuple[int, int] = (375, 500), n: int = 5) -> Iterable[dict[str, Any]]:
     "DAVIS's tolerance beside dilations; all forty beside distance transforms."
     (truth, pred), (H, W) = wavy_discs(size), size
-    around = disk(int(np.ceil(.008 * np.hypot(H, W))))
-    peers = [((.008,), '1 tolerance', name, lambda d=dilate: f_by_dilation(truth, pred, 3, around, d))
-             for name, dilate in dilations().items()]
-    peers.append((WIDTHS, '40 tolerances', 'EDT per class and map, SciPy', lambda: f_by_distance(truth, pred, 3, WIDTHS)))
+    around = disk(int(np.ceil(0.008 * np.hypot(H, W))))
+    peers = [
+        ((0.008,), "1 tolerance", name, lambda d=dilate: f_by_dilation(truth, pred, 3, around, d))
+        for name, dilate in dilations().items()
+    ]
+    peers.append(
+        (
+            WIDTHS,
+            "40 tolerances",
+            "EDT per class and map, SciPy",
+            lambda: f_by_distance(truth, pred, 3, WIDTHS),
+        )
+    )
     for widths, what, name, peer in peers:
         total = BoundaryF(3, widths)
         assert np.array_equal(BoundaryF(3, widths).update(truth, pred).f(), peer())
-        shape = f'3 classes, {W} x {H}, {what}'
-        yield row('boundary F', shape, name, peer, lambda: total.update(truth, pred), 'equal to the last digit', n)
+        shape = f"3 classes, {W} x {H}, {what}"
+        yield row(
+            "boundary F", shape, name, peer, lambda: total.update(truth, pred), "equal to the last digit", n
+        )
 
 # %% ../../nbs/bench/04_evaluation.ipynb #75de5421
 def trimap_by_width(truth: ndarray, pred: ndarray, classes: int, widths: Iterable[int]) -> list[ndarray]:
@@ -112,9 +142,18 @@ def trimap_row(size: tuple[int, int] = (375, 500), n: int = 5) -> dict[str, Any]
     "Ten widths."
     widths, (truth, pred) = (1, 2, 3, 5, 7, 10, 15, 20, 30, 40), wavy_discs(size, rim=2)
     one, total = Trimap(20, widths).update(truth, pred), Trimap(20, widths)
-    assert all(np.array_equal(one.at(w).matrix, m) for w, m in zip(widths, trimap_by_width(truth, pred, 20, widths)))
-    return row('trimap', f'10 widths, {size[1]} x {size[0]}', 'SciPy EDT per width', lambda: trimap_by_width(truth, pred, 20, widths),
-               lambda: total.update(truth, pred), 'matrices equal', n)
+    assert all(
+        np.array_equal(one.at(w).matrix, m) for w, m in zip(widths, trimap_by_width(truth, pred, 20, widths))
+    )
+    return row(
+        "trimap",
+        f"10 widths, {size[1]} x {size[0]}",
+        "SciPy EDT per width",
+        lambda: trimap_by_width(truth, pred, 20, widths),
+        lambda: total.update(truth, pred),
+        "matrices equal",
+        n,
+    )
 
 # %% ../../nbs/bench/04_evaluation.ipynb #e1856b84
 def rows() -> Iterable[dict[str, Any]]:

@@ -25,13 +25,15 @@ Q, N, D, M, G, TAU = 2048, 256, 128, 50_000, 16, 0.5
 def textbook(q, p, z, tau):
     "Eq. 5 as everyone writes it: gather [Q, N, D], einsum, cross entropy with the positive at 0."
     q, p, z = F.normalize(q, dim=-1), F.normalize(p, dim=-1), F.normalize(z, dim=-1)
-    logits = torch.cat([(q * p).sum(-1, keepdim=True), torch.einsum('qd,qnd->qn', q, z)], 1) / tau
+    logits = torch.cat([(q * p).sum(-1, keepdim=True), torch.einsum("qd,qnd->qn", q, z)], 1) / tau
     return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
 
 
 def query_loop(q, p, bank, index, tau):
     "A Python loop over queries."
-    return sum(textbook(q[i:i+1], p[i:i+1], bank[index[i]][None], tau) for i in range(len(q))) / len(q)
+    return sum(textbook(q[i : i + 1], p[i : i + 1], bank[index[i]][None], tau) for i in range(len(q))) / len(
+        q
+    )
 
 # %% ../../nbs/bench/05_losses.ipynb #e26dbff4
 def contrast_rows():
@@ -40,19 +42,34 @@ def contrast_rows():
     q = torch.rand(G, Q // G, D, generator=g).requires_grad_()
     flat, p = q.flatten(0, 1), proto.repeat_interleave(Q // G, 0)
     drawn, shared = torch.randint(M, (Q, N), generator=g), torch.randint(M, (G, N), generator=g)
-    def grad(loss): return torch.autograd.grad(loss, q, retain_graph=True)[0]
-    def gather(index=drawn): return textbook(flat, p, bank[index], TAU)
-    def grouped(): return pcl_grouped(q, proto, bank[shared], TAU).mean()
-    def exact(index=drawn): return pcl_drawn(flat, p, bank, index, TAU).mean()
+
+    def grad(loss):
+        return torch.autograd.grad(loss, q, retain_graph=True)[0]
+
+    def gather(index=drawn):
+        return textbook(flat, p, bank[index], TAU)
+
+    def grouped():
+        return pcl_grouped(q, proto, bank[shared], TAU).mean()
+
+    def exact(index=drawn):
+        return pcl_drawn(flat, p, bank, index, TAU).mean()
+
     same = shared.repeat_interleave(Q // G, 0)
     for ours, ref in ((grouped(), gather(same)), (exact(), gather())):
         assert abs(ours - ref) < 1e-4 and (grad(ours) - grad(ref)).abs().max() < 1e-4 * grad(ref).abs().max()
-    agree = 'loss and gradient to 1e-4 for the same draw'
-    shape = f'{Q} queries x {N} x {D}, bank {M}, fwd+bwd'
-    yield row('PCL grouped', shape, 'gather + einsum', lambda: grad(gather()), lambda: grad(grouped()), agree)
-    yield row('PCL per query', shape, 'gather + einsum', lambda: grad(gather()), lambda: grad(exact()), agree)
-    yield row('PCL grouped', shape, 'Python loop per query', lambda: grad(query_loop(flat, p, bank, drawn, TAU)),
-              lambda: grad(grouped()), agree)
+    agree = "loss and gradient to 1e-4 for the same draw"
+    shape = f"{Q} queries x {N} x {D}, bank {M}, fwd+bwd"
+    yield row("PCL grouped", shape, "gather + einsum", lambda: grad(gather()), lambda: grad(grouped()), agree)
+    yield row("PCL per query", shape, "gather + einsum", lambda: grad(gather()), lambda: grad(exact()), agree)
+    yield row(
+        "PCL grouped",
+        shape,
+        "Python loop per query",
+        lambda: grad(query_loop(flat, p, bank, drawn, TAU)),
+        lambda: grad(grouped()),
+        agree,
+    )
 
 # %% ../../nbs/bench/05_losses.ipynb #e041b37d
 def background(B=8, P=1500):
@@ -61,62 +78,105 @@ def background(B=8, P=1500):
     return (x + torch.randn(B, P, D, generator=g)).relu(), torch.ones(B, P, dtype=torch.bool)
 
 
-def inertia(x, centres): return float(torch.cdist(x, centres).amin(-1).square().sum())
+def inertia(x, centres):
+    return float(torch.cdist(x, centres).amin(-1).square().sum())
 
 
 def kmeans_rows():
     from sklearn.cluster import KMeans
+
     x, mask = background()
     init = x[:, :8]
     c, _, a = kmeans(x, mask, 8, init=init)
-    sk = [KMeans(8, init=i.numpy(), n_init=1, max_iter=10, tol=0, algorithm='lloyd').fit(o.numpy()) for o, i in zip(x, init)]
+    sk = [
+        KMeans(8, init=i.numpy(), n_init=1, max_iter=10, tol=0, algorithm="lloyd").fit(o.numpy())
+        for o, i in zip(x, init)
+    ]
     assert all((s.labels_ == o.numpy()).all() for s, o in zip(sk, a))
-    runs = [(inertia(x, kmeans(x, mask, 8, torch.Generator().manual_seed(s))[0]),
-             sum(KMeans(8, n_init=1, random_state=s).fit(o.numpy()).inertia_ for o in x)) for s in range(5)]
+    runs = [
+        (
+            inertia(x, kmeans(x, mask, 8, torch.Generator().manual_seed(s))[0]),
+            sum(KMeans(8, n_init=1, random_state=s).fit(o.numpy()).inertia_ for o in x),
+        )
+        for s in range(5)
+    ]
     ratio = np.mean([r[0] for r in runs]) / np.mean([r[1] for r in runs])
     assert ratio < 1.03, ratio
-    agree = f'same start: labels equal; own seeding: inertia x {ratio:.3f}'
+    agree = f"same start: labels equal; own seeding: inertia x {ratio:.3f}"
     for n_init in (1, 10):
-        yield row('NROI K-means', '8 x 1500 x 128, K = 8', f'scikit-learn, n_init {n_init}',
-                  lambda: [KMeans(8, n_init=n_init, random_state=0).fit(o.numpy()) for o in x],
-                  lambda: kmeans(x, mask, 8), agree)
+        yield row(
+            "NROI K-means",
+            "8 x 1500 x 128, K = 8",
+            f"scikit-learn, n_init {n_init}",
+            lambda: [KMeans(8, n_init=n_init, random_state=0).fit(o.numpy()) for o in x],
+            lambda: kmeans(x, mask, 8),
+            agree,
+        )
 
 # %% ../../nbs/bench/05_losses.ipynb #10eb8a55
 def bank_row():
     bank, x, held = Bank(M, D), torch.rand(64, D), [torch.zeros(M, D)]
-    for _ in range(3): bank.push(x + 1)
-    def cat(): held[0] = torch.cat([held[0][len(x):], x])
-    for _ in range(3): held[0] = torch.cat([held[0][len(x):], x + 1])
+    for _ in range(3):
+        bank.push(x + 1)
+
+    def cat():
+        held[0] = torch.cat([held[0][len(x) :], x])
+
+    for _ in range(3):
+        held[0] = torch.cat([held[0][len(x) :], x + 1])
     assert torch.equal(bank.keys[:192], held[0][-192:])
+
     def times(f, k):
         def g():
-            for _ in range(k): f()
+            for _ in range(k):
+                f()
+
         return g
+
     a, b = interleaved(times(cat, 20), times(lambda: bank.push(x), 200))
-    return dict(work='bank update', shape=f'64 into {M} x {D}', peer='torch.cat', peer_ms=1e3 * a / 20, ours_ms=1e3 * b / 200,
-                ratio=a / 20 / (b / 200), agree='same content')
+    return dict(
+        work="bank update",
+        shape=f"64 into {M} x {D}",
+        peer="torch.cat",
+        peer_ms=1e3 * a / 20,
+        ours_ms=1e3 * b / 200,
+        ratio=a / 20 / (b / 200),
+        agree="same content",
+    )
 
 
 def whole_row():
     "K-means of 8 images, bank, contrast forward and backward; peer: scikit-learn, torch.cat, a Python loop per query."
     from sklearn.cluster import KMeans
+
     x, mask = background()
     g = torch.Generator().manual_seed(0)
     proto, q = torch.rand(G, D, generator=g), torch.rand(G, Q // G, D, generator=g).requires_grad_()
     p, bank, held = proto.repeat_interleave(Q // G, 0), Bank(M, D), [torch.rand(M, D, generator=g)]
     bank.push(held[0])
+
     def peer():
-        new = torch.cat([torch.from_numpy(KMeans(8, n_init=1, random_state=0).fit(o.numpy()).cluster_centers_) for o in x])
-        held[0] = torch.cat([held[0][len(new):], new])
+        new = torch.cat(
+            [torch.from_numpy(KMeans(8, n_init=1, random_state=0).fit(o.numpy()).cluster_centers_) for o in x]
+        )
+        held[0] = torch.cat([held[0][len(new) :], new])
         return torch.autograd.grad(query_loop(q.flatten(0, 1), p, held[0], torch.randint(M, (Q, N)), TAU), q)
+
     def ours():
         centroids, valid, _ = kmeans(x, mask, 8)
         bank.push(centroids.flatten(0, 1), valid.flatten())
         return torch.autograd.grad(pcl_grouped(q, proto, bank.sample(G, N), TAU).mean(), q)
+
     a, b = peer()[0].norm(), ours()[0].norm()
-    assert abs(a / b - 1) < .05
-    return row('FB contrast with NROIs', f'8 x 1500 px, {Q} queries', 'Python loop + scikit-learn + torch.cat', peer, ours,
-               'gradient norm to 5 % (other draws)')
+    assert abs(a / b - 1) < 0.05
+    return row(
+        "FB contrast with NROIs",
+        f"8 x 1500 px, {Q} queries",
+        "Python loop + scikit-learn + torch.cat",
+        peer,
+        ours,
+        "gradient norm to 5 % (other draws)",
+    )
 
 # %% ../../nbs/bench/05_losses.ipynb #be17277b
 def rows() -> Iterable[dict[str, Any]]:

@@ -22,7 +22,16 @@ from torch import Tensor
 
 from .base import interleaved, row
 from ..data.cooccur import CooccurData
-from ..data.superpixels import COLOURS, RESPONSES, Superpixels, _histograms, _merge, _shapes, bins, segments
+from wsss_nb.data.superpixels import (
+    COLOURS,
+    RESPONSES,
+    Superpixels,
+    _histograms,
+    _merge,
+    _shapes,
+    bins,
+    segments,
+)
 from ..losses import ssc
 from ..losses.regions import pool_regions
 from ..refine.pamr import PAMR
@@ -31,11 +40,14 @@ from ..refine.pamr import PAMR
 DILATIONS = 1, 2, 4, 8, 12, 24
 
 
-def neighbours(x: Tensor, dilations=DILATIONS) -> Tensor:   # [B, C, H, W] -> [B, C, 8D, H, W]
+def neighbours(x: Tensor, dilations=DILATIONS) -> Tensor:  # [B, C, H, W] -> [B, C, 8D, H, W]
     "The eight neighbours at every distance, by convolution with one-hot kernels."
     B, C, H, W = x.shape
     kernels = torch.eye(9)[[i for i in range(9) if i != 4]].reshape(8, 1, 3, 3)
-    rings = [F.conv2d(F.pad(x.reshape(B * C, 1, H, W), [d] * 4, mode='replicate'), kernels, dilation=d) for d in dilations]
+    rings = [
+        F.conv2d(F.pad(x.reshape(B * C, 1, H, W), [d] * 4, mode="replicate"), kernels, dilation=d)
+        for d in dilations
+    ]
     return torch.cat(rings, 1).reshape(B, C, -1, H, W)
 
 
@@ -43,8 +55,9 @@ def pamr_by_convolution(image: Tensor, mask: Tensor, iterations: int = 10) -> Te
     "PAMR as it is usually written."
     near = neighbours(image)
     sigma = torch.cat([near, *[image[:, :, None]] * len(DILATIONS)], 2).std(2, keepdim=True)
-    weights = (-(near - image[:, :, None]).abs() / (1e-8 + .1 * sigma)).mean(1, keepdim=True).softmax(2)
-    for _ in range(iterations): mask = (neighbours(mask) * weights).sum(2)
+    weights = (-(near - image[:, :, None]).abs() / (1e-8 + 0.1 * sigma)).mean(1, keepdim=True).softmax(2)
+    for _ in range(iterations):
+        mask = (neighbours(mask) * weights).sum(2)
     return mask
 
 # %% ../../nbs/bench/02_regions.ipynb #822ade27
@@ -62,18 +75,26 @@ print(peak() - before)
 """
 
 
-def extra_memory(work: str, side: int, channels: int) -> float:   # MiB
+def extra_memory(work: str, side: int, channels: int) -> float:  # MiB
     "By how much a function of image and mask raises the peak of its process (Linux; elsewhere not known: nan)."
-    if not Path('/proc/self/status').exists(): return float('nan')
-    done = subprocess.run([sys.executable, '-c', PEAK.format(work=work, side=side, channels=channels)], capture_output=True, text=True)
-    if done.returncode: raise RuntimeError(done.stderr)
+    if not Path("/proc/self/status").exists():
+        return float("nan")
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK.format(work=work, side=side, channels=channels)],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
     return float(done.stdout)
 
 
 def pamr_case(side: int, channels: int) -> tuple[Tensor, Tensor]:
     "Image [1, 3, side, side] and probabilities [1, channels, side, side]."
     g = torch.Generator().manual_seed(0)
-    return torch.rand(1, 3, side, side, generator=g), torch.rand(1, channels, side, side, generator=g).softmax(1)
+    return torch.rand(1, 3, side, side, generator=g), torch.rand(
+        1, channels, side, side, generator=g
+    ).softmax(1)
 
 
 def pamr_row(channels: int, side: int = 321, n: int = 3) -> dict[str, Any]:
@@ -82,35 +103,58 @@ def pamr_row(channels: int, side: int = 321, n: int = 3) -> dict[str, Any]:
     with torch.no_grad():
         error = float((ours(image, mask) - pamr_by_convolution(image, mask)).abs().max())
         assert error < 1e-5, error
-        memory = [extra_memory(w, side, channels) for w in ('pamr_by_convolution', 'PAMR()')]
-        return row('PAMR', f'{side} x {side} x {channels}', 'dilated convolutions', lambda: pamr_by_convolution(image, mask),
-                   lambda: ours(image, mask), f'to {error:.0e}; memory {memory[0]:.0f} and {memory[1]:.0f} MiB', n)
+        memory = [extra_memory(w, side, channels) for w in ("pamr_by_convolution", "PAMR()")]
+        return row(
+            "PAMR",
+            f"{side} x {side} x {channels}",
+            "dilated convolutions",
+            lambda: pamr_by_convolution(image, mask),
+            lambda: ours(image, mask),
+            f"to {error:.0e}; memory {memory[0]:.0f} and {memory[1]:.0f} MiB",
+            n,
+        )
 
 # %% ../../nbs/bench/02_regions.ipynb #dcb21a22
-def repeated_row(name: str, shape: str, peer_name: str, peer: Callable, ours: Callable, agree: str, n: int, k: int = 10) -> dict[str, Any]:
+def repeated_row(
+    name: str, shape: str, peer_name: str, peer: Callable, ours: Callable, agree: str, n: int, k: int = 10
+) -> dict[str, Any]:
     "A row where ours takes milliseconds: it runs `k` times per turn, or it would be timed on the memory its peer left behind."
+
     def several():
-        for _ in range(k): ours()
+        for _ in range(k):
+            ours()
+
     a, b = interleaved(peer, several, n=n)
-    return dict(work=name, shape=shape, peer=peer_name, peer_ms=1e3 * a, ours_ms=1e3 * b / k, ratio=k * a / b, agree=agree)
+    return dict(
+        work=name,
+        shape=shape,
+        peer=peer_name,
+        peer_ms=1e3 * a,
+        ours_ms=1e3 * b / k,
+        ratio=k * a / b,
+        agree=agree,
+    )
 
 # %% ../../nbs/bench/02_regions.ipynb #2e6d0b5b
-def blocks(n: int, H: int, W: int, regions: int) -> Tensor:   # [n, H, W]
+def blocks(n: int, H: int, W: int, regions: int) -> Tensor:  # [n, H, W]
     "Regions with ragged outlines: pixels go to the nearest of random points."
     g = torch.Generator().manual_seed(0)
-    grid = torch.stack(torch.meshgrid(torch.arange(float(H)), torch.arange(float(W)), indexing='ij'), -1).reshape(-1, 2)
+    grid = torch.stack(
+        torch.meshgrid(torch.arange(float(H)), torch.arange(float(W)), indexing="ij"), -1
+    ).reshape(-1, 2)
     points = torch.rand(n, regions, 2, generator=g) * torch.tensor([H, W])
     return torch.stack([torch.cdist(grid, p).argmin(1).view(H, W) for p in points])
 
 
-def dense_means(maps: Tensor, labels: Tensor, regions: int) -> Tensor:   # [n, c, h, w]
+def dense_means(maps: Tensor, labels: Tensor, regions: int) -> Tensor:  # [n, c, h, w]
     "Region means through [n, c, regions, h, w]."
-    hot = (labels[:, None] == torch.arange(regions)[:, None, None]).to(maps.dtype)[:, None]   # [n, 1, R, h, w]
+    hot = (labels[:, None] == torch.arange(regions)[:, None, None]).to(maps.dtype)[:, None]  # [n, 1, R, h, w]
     means = (maps[:, :, None] * hot).sum((3, 4)) / hot.sum((3, 4)).clamp(min=1)
     return (means[..., None, None] * hot).sum(2)
 
 
-def normalised(maps: Tensor) -> Tensor: return maps.relu().div_(maps.amax((2, 3), keepdim=True).relu() + 1e-5)
+def normalised(maps: Tensor) -> Tensor:
+    return maps.relu().div_(maps.amax((2, 3), keepdim=True).relu() + 1e-5)
 
 
 def dense_alignment(maps: Tensor, labels: Tensor, regions: int) -> Tensor:
@@ -124,66 +168,117 @@ def alignment(maps: Tensor, labels: Tensor, regions: int) -> Tensor:
     return F.mse_loss(ssc.normalised(maps, labels >= 0), ssc.regional_cam(maps, labels, regions))
 
 
-def alignment_row(n: int = 2, classes: int = 20, regions: int = 64, side: int = 256, repeats: int = 3) -> dict[str, Any]:
+def alignment_row(
+    n: int = 2, classes: int = 20, regions: int = 64, side: int = 256, repeats: int = 3
+) -> dict[str, Any]:
     "The alignment loss, forward."
-    maps, labels = torch.randn(n, classes, side, side, generator=torch.Generator().manual_seed(1)), blocks(n, side, side, regions)
+    maps, labels = (
+        torch.randn(n, classes, side, side, generator=torch.Generator().manual_seed(1)),
+        blocks(n, side, side, regions),
+    )
     error = float((dense_alignment(maps, labels, regions) - alignment(maps, labels, regions)).abs())
     assert error < 1e-5, error
-    return repeated_row('SSC alignment', f'{n} x {classes} x {side}², {regions} regions', 'dense [n, c, regions, h, w]',
-                        lambda: dense_alignment(maps, labels, regions), lambda: alignment(maps, labels, regions),
-                        f'loss to {error:.0e}', repeats)
+    return repeated_row(
+        "SSC alignment",
+        f"{n} x {classes} x {side}², {regions} regions",
+        "dense [n, c, regions, h, w]",
+        lambda: dense_alignment(maps, labels, regions),
+        lambda: alignment(maps, labels, regions),
+        f"loss to {error:.0e}",
+        repeats,
+    )
 
 # %% ../../nbs/bench/02_regions.ipynb #ff201a67
-def loop_pool(features: Tensor, labels: Tensor, regions: int) -> Tensor:   # [B, R, C]
+def loop_pool(features: Tensor, labels: Tensor, regions: int) -> Tensor:  # [B, R, C]
     "Mean of each region, one after the other."
     rows, labels = features.permute(0, 2, 3, 1).flatten(1, 2), labels.flatten(1)
-    return torch.stack([torch.stack([x[l == r].mean(0) for r in range(regions)]) for x, l in zip(rows, labels)])
+    return torch.stack(
+        [torch.stack([x[l == r].mean(0) for r in range(regions)]) for x, l in zip(rows, labels)]
+    )
 
 
-def pooling_row(channels: int = 128, H: int = 375, W: int = 500, regions: int = 48, n: int = 5) -> dict[str, Any]:
+def pooling_row(
+    channels: int = 128, H: int = 375, W: int = 500, regions: int = 48, n: int = 5
+) -> dict[str, Any]:
     "Forward only; features as networks here hand them on, channels last."
-    x = torch.rand(1, channels, H, W, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    x = torch.rand(1, channels, H, W, generator=torch.Generator().manual_seed(0)).to(
+        memory_format=torch.channels_last
+    )
     labels = blocks(1, H, W, regions)
     assert (pool_regions(x, labels, regions)[0] - loop_pool(x, labels, regions)).abs().max() < 1e-4
-    return repeated_row('superpixel pooling', f'{channels} x {H} x {W} to {regions}', 'loop over regions',
-                        lambda: loop_pool(x, labels, regions),
-                        lambda: pool_regions(x, labels, regions), 'means to 1e-4', n)
+    return repeated_row(
+        "superpixel pooling",
+        f"{channels} x {H} x {W} to {regions}",
+        "loop over regions",
+        lambda: loop_pool(x, labels, regions),
+        lambda: pool_regions(x, labels, regions),
+        "means to 1e-4",
+        n,
+    )
 
 # %% ../../nbs/bench/02_regions.ipynb #38663ffa
-def plain_merge(size: ndarray, box: ndarray, touch: ndarray, colour: ndarray, texture: ndarray, area: int, target: int) -> ndarray:
+def plain_merge(
+    size: ndarray, box: ndarray, touch: ndarray, colour: ndarray, texture: ndarray, area: int, target: int
+) -> ndarray:
     "Greedy merging that searches all pairs every time; what `_merge` does with a heap."
-    def overlap(h, a, b): return sum(min(x * int(size[b]), y * int(size[a])) for x, y in zip(h[a].tolist(), h[b].tolist()))
+
+    def overlap(h, a, b):
+        return sum(min(x * int(size[b]), y * int(size[a])) for x, y in zip(h[a].tolist(), h[b].tolist()))
+
     def likeness(a, b):
         na, nb = int(size[a]), int(size[b])
         tall = int(max(box[a, 2], box[b, 2]) - min(box[a, 0], box[b, 0]))
         wide = int(max(box[a, 3], box[b, 3]) - min(box[a, 1], box[b, 1]))
-        return (overlap(colour, a, b) / (3 * na * nb) + overlap(texture, a, b) / (24 * na * nb)
-                + (1 - (na + nb) / area) + (1 - (tall * wide - na - nb) / area))
+        return (
+            overlap(colour, a, b) / (3 * na * nb)
+            + overlap(texture, a, b) / (24 * na * nb)
+            + (1 - (na + nb) / area)
+            + (1 - (tall * wide - na - nb) / area)
+        )
+
     into, alive = np.arange(len(size)), set(range(len(size)))
     pairs = {(a, b): likeness(a, b) for a in alive for b in alive if a < b and touch[a, b]}
     while len(alive) > target and pairs:
         a, b = min(pairs, key=lambda p: (-pairs[p], p))
         into[into == b] = a
         alive.remove(b)
-        touch[a] |= touch[b]; touch[:, a] |= touch[:, b]
-        for x in (size, colour, texture): x[a] += x[b]
+        touch[a] |= touch[b]
+        touch[:, a] |= touch[:, b]
+        for x in (size, colour, texture):
+            x[a] += x[b]
         box[a] = *np.minimum(box[a], box[b])[:2], *np.maximum(box[a], box[b])[2:]
         pairs = {p: s for p, s in pairs.items() if a not in p and b not in p}
-        pairs |= {(min(a, o), max(a, o)): likeness(min(a, o), max(a, o)) for o in alive if o != a and touch[a, o]}
+        pairs |= {
+            (min(a, o), max(a, o)): likeness(min(a, o), max(a, o)) for o in alive if o != a and touch[a, o]
+        }
     return into
 
 
 def merging_row(size: int = 375, regions: int = 64, n: int = 3) -> dict[str, Any]:
     "From Felzenszwalb's segments of one `cooccur` image to 64 regions."
-    image = CooccurData(f'cooccur?n=4&size={size}').load('train_00000')['image'].permute(1, 2, 0).numpy()
+    image = CooccurData(f"cooccur?n=4&size={size}").load("train_00000")["image"].permute(1, 2, 0).numpy()
     labels = segments(image, Superpixels())
     count = int(labels.max()) + 1
     colour, texture = bins(image)
-    case = *_shapes(labels, count), _histograms(labels, colour, count, COLOURS), _histograms(labels, texture, count, RESPONSES)
-    def run(merge): return merge(*(x.copy() for x in case), labels.size, regions)
+    case = (
+        *_shapes(labels, count),
+        _histograms(labels, colour, count, COLOURS),
+        _histograms(labels, texture, count, RESPONSES),
+    )
+
+    def run(merge):
+        return merge(*(x.copy() for x in case), labels.size, regions)
+
     assert np.array_equal(run(plain_merge), run(_merge))
-    return repeated_row('region merging', f'{count} to {regions}', 'plain Python', lambda: run(plain_merge), lambda: run(_merge),
-                        'same labels', n)
+    return repeated_row(
+        "region merging",
+        f"{count} to {regions}",
+        "plain Python",
+        lambda: run(plain_merge),
+        lambda: run(_merge),
+        "same labels",
+        n,
+    )
 
 # %% ../../nbs/bench/02_regions.ipynb #bf287221
 def rows() -> Iterable[dict[str, Any]]:

@@ -27,10 +27,10 @@ from ..train.objective import build_objective, make_optimizers
 def fake_image(seed, size=(375, 500), C=20, P=2):
     rng = np.random.default_rng(seed)
     classes = rng.choice(C, P, replace=False)
-    y, x = np.mgrid[:size[0], :size[1]] / max(size)
-    far = [(y - cy)**2 + (x - cx)**2 for cy, cx in rng.uniform(.2, .8, (P, 2))]
-    cam = np.stack([np.exp(-f / .02) + .1 * rng.random(size) for f in far]).astype(np.float32)
-    truth = np.select([f < .03 for f in far], classes + 1, 0).astype(np.uint8)
+    y, x = np.mgrid[: size[0], : size[1]] / max(size)
+    far = [(y - cy) ** 2 + (x - cx) ** 2 for cy, cx in rng.uniform(0.2, 0.8, (P, 2))]
+    cam = np.stack([np.exp(-f / 0.02) + 0.1 * rng.random(size) for f in far]).astype(np.float32)
+    truth = np.select([f < 0.03 for f in far], classes + 1, 0).astype(np.uint8)
     truth[:3] = 255
     return truth, classes, cam / cam.max((1, 2), keepdims=True)
 
@@ -39,7 +39,10 @@ def loop_of_masks(truth, classes, cam, thresholds, n):
     "IRN-style: per threshold a mask and one bincount."
     keep = truth != 255
     t = truth[keep].astype(np.int64)
-    return [np.bincount(t * n + predict_mask(classes, cam, x)[keep], minlength=n * n).reshape(n, n) for x in thresholds]
+    return [
+        np.bincount(t * n + predict_mask(classes, cam, x)[keep], minlength=n * n).reshape(n, n)
+        for x in thresholds
+    ]
 
 
 def sweep_row():
@@ -47,33 +50,54 @@ def sweep_row():
     thresholds, n = np.round(np.arange(1, 61) / 100, 2), 21
     image, one = fake_image(0), Sweep(20, thresholds)
     one.update(*image)
-    assert all(np.array_equal(one.confusion(i).matrix, m) for i, m in enumerate(loop_of_masks(*image, thresholds, n)))
+    assert all(
+        np.array_equal(one.confusion(i).matrix, m) for i, m in enumerate(loop_of_masks(*image, thresholds, n))
+    )
     total = Sweep(20, thresholds)
-    return row('threshold sweep', '60 thresholds, 500 x 375, 2 classes', 'loop of confusion matrices',
-               lambda: loop_of_masks(*image, thresholds, n), lambda: total.update(*image), 'matrices equal')
+    return row(
+        "threshold sweep",
+        "60 thresholds, 500 x 375, 2 classes",
+        "loop of confusion matrices",
+        lambda: loop_of_masks(*image, thresholds, n),
+        lambda: total.update(*image),
+        "matrices equal",
+    )
 
 # %% ../../nbs/bench/06_training.ipynb #6895abd4
 def make_step(
-    method: str, backbone: str, crop: int, batch: int, classes: int, device: torch.device,
-    bf16: bool | None = None,                               # autocast; None: as the loop does it, on a GPU only
+    method: str,
+    backbone: str,
+    crop: int,
+    batch: int,
+    classes: int,
+    device: torch.device,
+    bf16: bool | None = None,  # autocast; None: as the loop does it, on a GPU only
     layout: torch.memory_format = torch.channels_last,
-    more: dict[str, Any] | None = None,                     # recipe fields
+    more: dict[str, Any] | None = None,  # recipe fields
 ) -> Callable[[], torch.Tensor]:
     "One optimiser step of a method on a fixed random batch, as the loop does it; returns the loss."
-    begun = {'fbr': {'terms.fbr.warmup': 0.0}, 'ssc': {'terms.ssc.align_from': 0.0, 'terms.ssc.loss_weights': 'random'}}
-    fields = {k: v for term in method.split('+') for k, v in begun.get(term, {}).items()}
-    recipe = make_recipe(method, preset='paper', overrides={
-        'model.backbone': backbone, 'model.weights': 'random', 'model.frozen_stages': 0} | fields | (more or {}))
+    begun = {
+        "fbr": {"terms.fbr.warmup": 0.0},
+        "ssc": {"terms.ssc.align_from": 0.0, "terms.ssc.loss_weights": "random"},
+    }
+    fields = {k: v for term in method.split("+") for k, v in begun.get(term, {}).items()}
+    recipe = make_recipe(
+        method,
+        preset="paper",
+        overrides={"model.backbone": backbone, "model.weights": "random", "model.frozen_stages": 0}
+        | fields
+        | (more or {}),
+    )
     objective = build_objective(recipe, classes).to(device, memory_format=layout).train()
     optimizers = [o for o, _ in make_optimizers(objective, recipe.optim)]
     g = torch.Generator().manual_seed(0)
     labels = torch.zeros(batch, classes).scatter_(1, torch.randint(classes, (batch, 2), generator=g), 1.0)
     data = dict(image=torch.rand(batch, 3, crop, crop, generator=g), labels=labels)
     cells = torch.arange(64).view(8, 8).float().expand(batch, 1, 8, 8)
-    data['superpixels'] = torch.nn.functional.interpolate(cells, (crop, crop)).long()[:, 0]
+    data["superpixels"] = torch.nn.functional.interpolate(cells, (crop, crop)).long()[:, 0]
     data = {k: v.to(device) for k, v in data.items()}
-    data['image'] = data['image'].contiguous(memory_format=layout)
-    bf16 = device.type == 'cuda' if bf16 is None else bf16
+    data["image"] = data["image"].contiguous(memory_format=layout)
+    bf16 = device.type == "cuda" if bf16 is None else bf16
 
     def step():
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -83,72 +107,157 @@ def make_step(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return loss.detach()
+
     return step
 
 
-def step_row(backbone: str = 'resnet50', crop: int = 448, batch: int = 8, classes: int = 20, device: str = 'auto', n: int = 3):
+def step_row(
+    backbone: str = "resnet50",
+    crop: int = 448,
+    batch: int = 8,
+    classes: int = 20,
+    device: str = "auto",
+    n: int = 3,
+):
     "Step of CAM beside the step of CAM+FBR."
     target = pick_device(device)
-    plain, fbr = (make_step(m, backbone, crop, batch, classes, target) for m in ('cam', 'cam+fbr'))
+    plain, fbr = (make_step(m, backbone, crop, batch, classes, target) for m in ("cam", "cam+fbr"))
     a, b = interleaved(plain, fbr, n=n, device=target)
-    return dict(work='step with FBR', shape=f'{backbone}, {crop}², batch {batch}, {target.type}', peer='step without FBR',
-                peer_ms=1e3 * a, ours_ms=1e3 * b, ratio=a / b, agree=f'FBR adds {100 * (b / a - 1):.0f} %')
+    return dict(
+        work="step with FBR",
+        shape=f"{backbone}, {crop}², batch {batch}, {target.type}",
+        peer="step without FBR",
+        peer_ms=1e3 * a,
+        ours_ms=1e3 * b,
+        ratio=a / b,
+        agree=f"FBR adds {100 * (b / a - 1):.0f} %",
+    )
 
 
-def ssc_row(device: str = 'auto', n: int = 3, crop: int | None = None, batch: int | None = None):
+def ssc_row(device: str = "auto", n: int = 3, crop: int | None = None, batch: int | None = None):
     "Step of CAM beside the step of CAM+SSC: on a GPU the paper's (with the peak of its memory), on a CPU that of preset small."
     target = pick_device(device)
-    lite = {'terms.ssc.width': 64, 'terms.ssc.loss_network': 'tf_efficientnet_lite0'}
-    backbone, *size, more = ('resnet50', 512, 6, {}) if target.type == 'cuda' else ('tf_efficientnet_lite0', 192, 8, lite)
+    lite = {"terms.ssc.width": 64, "terms.ssc.loss_network": "tf_efficientnet_lite0"}
+    backbone, *size, more = (
+        ("resnet50", 512, 6, {}) if target.type == "cuda" else ("tf_efficientnet_lite0", 192, 8, lite)
+    )
     crop, batch = crop or size[0], batch or size[1]
-    plain, ssc = make_step('cam', backbone, crop, batch, 20, target), make_step('cam+ssc', backbone, crop, batch, 20, target, more=more)
+    plain, ssc = (
+        make_step("cam", backbone, crop, batch, 20, target),
+        make_step("cam+ssc", backbone, crop, batch, 20, target, more=more),
+    )
     a, b = interleaved(plain, ssc, n=n, device=target)
     reset_peak_memory(target)
     ssc()
-    return dict(work='step with SSC', shape=f'{backbone}, {crop}², batch {batch}, {target.type}', peer='step without SSC',
-                peer_ms=1e3 * a, ours_ms=1e3 * b, ratio=a / b,
-                agree=f'SSC takes {b / a:.1f} times' + f', {peak_memory_mib(target) / 1024:.1f} GiB at most' * (target.type == 'cuda'))
+    return dict(
+        work="step with SSC",
+        shape=f"{backbone}, {crop}², batch {batch}, {target.type}",
+        peer="step without SSC",
+        peer_ms=1e3 * a,
+        ours_ms=1e3 * b,
+        ratio=a / b,
+        agree=f"SSC takes {b / a:.1f} times"
+        + f", {peak_memory_mib(target) / 1024:.1f} GiB at most" * (target.type == "cuda"),
+    )
 
 
-def layout_rows(backbone: str = 'resnet50', crop: int = 321, batch: int = 4, classes: int = 20, device: str = 'auto', n: int = 3):
+def layout_rows(
+    backbone: str = "resnet50",
+    crop: int = 321,
+    batch: int = 4,
+    classes: int = 20,
+    device: str = "auto",
+    n: int = 3,
+):
     "A step of CAM in float32 with channels first, beside channels last, and beside channels last with bf16 autocast."
     target, first = pick_device(device), torch.contiguous_format
-    for bf16, name in ((False, 'float32'), (True, 'bf16 autocast')):
-        peer, ours = make_step('cam', backbone, crop, batch, classes, target, False, first), \
-            make_step('cam', backbone, crop, batch, classes, target, bf16)
+    for bf16, name in ((False, "float32"), (True, "bf16 autocast")):
+        peer, ours = (
+            make_step("cam", backbone, crop, batch, classes, target, False, first),
+            make_step("cam", backbone, crop, batch, classes, target, bf16),
+        )
         a, b = float(peer()), float(ours())
-        assert abs(a / b - 1) < .02, (a, b)
+        assert abs(a / b - 1) < 0.02, (a, b)
         a, b = interleaved(peer, ours, n=n, device=target)
-        yield dict(work=f'step, channels last, {name}', shape=f'{backbone}, {crop}², batch {batch}, {target.type}',
-                   peer='channels first, float32', peer_ms=1e3 * a, ours_ms=1e3 * b, ratio=a / b, agree='first loss to 2 %')
+        yield dict(
+            work=f"step, channels last, {name}",
+            shape=f"{backbone}, {crop}², batch {batch}, {target.type}",
+            peer="channels first, float32",
+            peer_ms=1e3 * a,
+            ours_ms=1e3 * b,
+            ratio=a / b,
+            agree="first loss to 2 %",
+        )
 
 # %% ../../nbs/bench/06_training.ipynb #cee9929f
-def prototype_row(backbone: str = 'tf_efficientnet_lite0', images: int = 32, device: str = 'auto', n: int = 5, scales=(1.0, 0.5, 1.5)):
+def prototype_row(
+    backbone: str = "tf_efficientnet_lite0",
+    images: int = 32,
+    device: str = "auto",
+    n: int = 5,
+    scales=(1.0, 0.5, 1.5),
+):
     "CAM inference (without flips and writing) beside FPR's prototypes (FPR Sec. 3.2.1), at the same scales."
-    target, data = pick_device(device), CooccurData(f'cooccur?n={images}')
-    recipe = make_recipe('cam+fpr', data.name, overrides={'model.backbone': backbone, 'model.weights': 'random', 'model.frozen_stages': 0})
-    objective = build_objective(recipe, len(data.classes)).to(target, memory_format=torch.channels_last).eval()
-    ids, setting = data.ids('train'), Inference(scales=scales, flip=False)
+    target, data = pick_device(device), CooccurData(f"cooccur?n={images}")
+    recipe = make_recipe(
+        "cam+fpr",
+        data.name,
+        overrides={"model.backbone": backbone, "model.weights": "random", "model.frozen_stages": 0},
+    )
+    objective = (
+        build_objective(recipe, len(data.classes)).to(target, memory_format=torch.channels_last).eval()
+    )
+    ids, setting = data.ids("train"), Inference(scales=scales, flip=False)
+
     def infer():
         for k in range(0, len(ids), 8):
-            x = torch.stack([data.load(i)['image'].as_subclass(torch.Tensor) for i in ids[k:k + 8]]).to(target) / 255
+            x = (
+                torch.stack([data.load(i)["image"].as_subclass(torch.Tensor) for i in ids[k : k + 8]]).to(
+                    target
+                )
+                / 255
+            )
             infer_cams(objective.model, x, setting)
+
     def prototypes():
-        refresh(objective.terms['fpr'].pools, objective.model, data, 'train', torch.Generator(target), scales=scales, device=target)
-    infer()   # draws the pictures once
+        refresh(
+            objective.terms["fpr"].pools,
+            objective.model,
+            data,
+            "train",
+            torch.Generator(target),
+            scales=scales,
+            device=target,
+        )
+
+    infer()  # draws the pictures once
     a, b = interleaved(infer, prototypes, n=n, device=target)
-    return dict(work="FPR's prototypes", shape=f'{backbone}, {len(ids)} images, {target.type}', peer='CAM inference', peer_ms=1e3 * a,
-                ours_ms=1e3 * b, ratio=a / b, agree=f'{b / a:.2f} passes')
+    return dict(
+        work="FPR's prototypes",
+        shape=f"{backbone}, {len(ids)} images, {target.type}",
+        peer="CAM inference",
+        peer_ms=1e3 * a,
+        ours_ms=1e3 * b,
+        ratio=a / b,
+        agree=f"{b / a:.2f} passes",
+    )
 
 # %% ../../nbs/bench/06_training.ipynb #947ec1ca
 def cooccur_row(n: int = 40):
     "Images of `cooccur` per second, one process; no peer."
-    data = CooccurData('cooccur')
-    ids = data.ids('train')[:n]
+    data = CooccurData("cooccur")
+    ids = data.ids("train")[:n]
     data.load(ids[0])
-    seconds, = interleaved(lambda: [data.load(i) for i in ids], n=3)
-    return dict(work='cooccur images', shape='160 x 160', peer='–', peer_ms=float('nan'), ours_ms=1e3 * seconds / n, ratio=float('nan'),
-                agree=f'{n / seconds:.0f} images/s')
+    (seconds,) = interleaved(lambda: [data.load(i) for i in ids], n=3)
+    return dict(
+        work="cooccur images",
+        shape="160 x 160",
+        peer="–",
+        peer_ms=float("nan"),
+        ours_ms=1e3 * seconds / n,
+        ratio=float("nan"),
+        agree=f"{n / seconds:.0f} images/s",
+    )
 
 # %% ../../nbs/bench/06_training.ipynb #6231e396
 def embedding_row(n_points: int = 3000, channels: int = 128, clusters: int = 16):
@@ -156,15 +265,26 @@ def embedding_row(n_points: int = 3000, channels: int = 128, clusters: int = 16)
     from sklearn.manifold import trustworthiness
 
     from wsss_nb.features.embed import tsne, umap
+
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(clusters, channels))[rng.integers(clusters, size=n_points)]
-    x = (centres + .5 * rng.normal(size=centres.shape)).astype(np.float32)
+    x = (centres + 0.5 * rng.normal(size=centres.shape)).astype(np.float32)
     kept = {}
-    def draw(name, f): kept[name] = f(x, 0)
-    a, b = interleaved(lambda: draw('t-SNE', tsne), lambda: draw('UMAP', umap), n=1)
-    shown = ', '.join(f'{k} {trustworthiness(x, y, n_neighbors=15):.2f}' for k, y in kept.items())
-    return dict(work='UMAP', shape=f'{n_points} x {channels}', peer='scikit-learn t-SNE', peer_ms=1e3 * a, ours_ms=1e3 * b, ratio=a / b,
-                agree=f'trustworthiness: {shown}')
+
+    def draw(name, f):
+        kept[name] = f(x, 0)
+
+    a, b = interleaved(lambda: draw("t-SNE", tsne), lambda: draw("UMAP", umap), n=1)
+    shown = ", ".join(f"{k} {trustworthiness(x, y, n_neighbors=15):.2f}" for k, y in kept.items())
+    return dict(
+        work="UMAP",
+        shape=f"{n_points} x {channels}",
+        peer="scikit-learn t-SNE",
+        peer_ms=1e3 * a,
+        ours_ms=1e3 * b,
+        ratio=a / b,
+        agree=f"trustworthiness: {shown}",
+    )
 
 # %% ../../nbs/bench/06_training.ipynb #d6aa4602
 def rows() -> Iterable[dict[str, Any]]:

@@ -18,7 +18,9 @@ from .base import row
 from ..refine.parts.walk import boundary_affinity, feature_affinity, neighbours, pair_mask, random_walk
 
 # %% ../../nbs/bench/03_walks.ipynb #23fc9afa
-def pairs(h: int, w: int, radius: int = 5) -> tuple[Tensor, Tensor, Tensor]:  # indices of both ends [N], which entries of [K, h, w]
+def pairs(
+    h: int, w: int, radius: int = 5
+) -> tuple[Tensor, Tensor, Tensor]:  # indices of both ends [N], which entries of [K, h, w]
     "Both ends of every pair on the grid."
     some = pair_mask(h, w, radius)
     at = torch.arange(h * w).view(h, w)
@@ -50,7 +52,15 @@ def sparse_walk(x: Tensor, affinity: Tensor, beta: float, steps: int = 256, radi
     return torch.from_numpy(np.ascontiguousarray(y.T)).view_as(x)
 
 # %% ../../nbs/bench/03_walks.ipynb #47de08c4
-def compared(work: str, shape: str, peer_name: str, peer: Callable[[], Tensor], ours: Callable[[], Tensor], exact: Tensor, n: int):
+def compared(
+    work: str,
+    shape: str,
+    peer_name: str,
+    peer: Callable[[], Tensor],
+    ours: Callable[[], Tensor],
+    exact: Tensor,
+    n: int,
+):
     "A row, after ours was seen to be within 1e-4 of the exact result and the peer within 1e-3."
     off, peer_off = (float((f().double() - exact).abs().max()) for f in (ours, peer))
     assert off < 1e-4 and peer_off < 1e-3, f"{work}, {shape}: ours is off by {off}, {peer_name} by {peer_off}"
@@ -63,9 +73,14 @@ def irn_rows(h: int, w: int, dense: bool, n: int = 5) -> Iterable[dict[str, Any]
     x, a = torch.rand(1, h, w, generator=g), boundary_affinity(0.6 * torch.rand(h, w, generator=g))
     shape = f"{h} x {w}, radius 5, beta 10, 256 steps"
     exact = sparse_walk(x.double(), a, 10)
-    def ours(): return random_walk(x, a, 10)
+
+    def ours():
+        return random_walk(x, a, 10)
+
     if dense:
-        yield compared("IRN walk", shape, "dense matrix squaring", lambda: dense_walk(x, a, 10), ours, exact, 1)
+        yield compared(
+            "IRN walk", shape, "dense matrix squaring", lambda: dense_walk(x, a, 10), ours, exact, 1
+        )
     yield compared("IRN walk", shape, "scipy CSR powers", lambda: sparse_walk(x, a, 10), ours, exact, n)
 
 # %% ../../nbs/bench/03_walks.ipynb #656842a5
@@ -85,11 +100,31 @@ def psa_rows(h: int, w: int, channels: int = 3, D: int = 448, n: int = 1) -> Ite
     x, f = torch.rand(channels, h, w, generator=g), torch.randn(D, h, w, generator=g).relu()
     shape = f"{h} x {w}, {channels} channels, {D} features, beta 8, 256 steps"
     a = gathered_affinity(f)
-    def peer(): return dense_walk(x, gathered_affinity(f), 8)
-    def ours(): return random_walk(x, feature_affinity(f), 8)
-    yield compared("PSA affinity", f"{h} x {w}, {D} features", "gathered pairs", lambda: gathered_affinity(f),
-                   lambda: feature_affinity(f), a, 5)
-    yield compared("PSA affinity and walk", shape, "gathered pairs, dense matrix squaring", peer, ours, sparse_walk(x.double(), a, 8), n)
+
+    def peer():
+        return dense_walk(x, gathered_affinity(f), 8)
+
+    def ours():
+        return random_walk(x, feature_affinity(f), 8)
+
+    yield compared(
+        "PSA affinity",
+        f"{h} x {w}, {D} features",
+        "gathered pairs",
+        lambda: gathered_affinity(f),
+        lambda: feature_affinity(f),
+        a,
+        5,
+    )
+    yield compared(
+        "PSA affinity and walk",
+        shape,
+        "gathered pairs, dense matrix squaring",
+        peer,
+        ours,
+        sparse_walk(x.double(), a, 8),
+        n,
+    )
 
 
 def rows(full: bool = False) -> Iterable[dict[str, Any]]:

@@ -22,6 +22,7 @@ def page_of(notebook: Path, parameters: dict[str, Any], folder: Path) -> Path:
     from papermill.parameterize import parameterize_notebook
 
     from wsss_nb.ablate.execute import check_parameters, declared
+
     nb = load_notebook_node(str(notebook))
     check_parameters(declared(nb), parameters)
     nb = parameterize_notebook(nb, parameters, kernel_name="python3", language="python")
@@ -37,12 +38,17 @@ def free_port(port: int) -> int:
     import socket
 
     from wsss_nb.core import UserError
+
     with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)   # the last page's connections may still be closing
+        s.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # the last page's connections may still be closing
         try:
             s.bind(("127.0.0.1", port))
         except OSError:
-            raise UserError(f"Port {port} is in use.", "Choose another with --port, or 0 for any that is free.") from None
+            raise UserError(
+                f"Port {port} is in use.", "Choose another with --port, or 0 for any that is free."
+            ) from None
         return s.getsockname()[1]
 
 # %% ../../nbs/commands/05_app.ipynb #30e9edba
@@ -54,33 +60,49 @@ def serve(page: Path, port: int, browser: bool) -> None:
 
     from traitlets.config import Config
     from voila.app import Voila
+
     token = secrets.token_urlsafe(24)
     url = f"http://127.0.0.1:{port}/?token={token}"
     options = dict(ip="127.0.0.1", port=port, port_retries=0, token=token, open_browser=False, log_level=30)
     typer.echo(f"{url}\nCtrl-C ends it.")
     if browser:
         threading.Timer(1, webbrowser.open, [url]).start()
-    Voila.launch_instance([str(page)], config=Config(Voila=options, VoilaConfiguration=dict(file_allowlist=[])))
+    Voila.launch_instance(
+        [str(page)], config=Config(Voila=options, VoilaConfiguration=dict(file_allowlist=[]))
+    )
 
 # %% ../../nbs/commands/05_app.ipynb #4e0b05f9
-Keys = Annotated[list[str] | None, typer.Argument(help="Runs to compare, by the beginning of their keys; default: the latest ones.")]
+Keys = Annotated[
+    list[str] | None,
+    typer.Argument(help="Runs to compare, by the beginning of their keys; default: the latest ones."),
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any that is free.")]
 Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the web browser.")]
 MovedData = Annotated[str, typer.Option("--data", help="Where the runs' data lies now, if it has moved.")]
 
 
-def explorer(keys: Keys = None, runs: Runs = Path("runs"), data: MovedData = "", device: Device = "auto", port: Port = 8866,
-             browser: Browser = True):
+def explorer(
+    keys: Keys = None,
+    runs: Runs = Path("runs"),
+    data: MovedData = "",
+    device: Device = "auto",
+    port: Port = 8866,
+    browser: Browser = True,
+):
     "Explore CAMs of stored runs in the browser: images, thresholds, classes, runs side by side. For this machine only."
     from importlib.util import find_spec
 
     from wsss_nb.core import UserError
+
     if find_spec("voila") is None:
         raise UserError("The page needs voila.", "Install it with: pip install 'wsss_nb[app]'")
     port = free_port(port)
     from wsss_nb.ablate.execute import companion
     from wsss_nb.explore.source import Source
-    Source.open(runs, keys or (), data or None, device).close()   # whatever is wrong shows here, before there is a page
+
+    Source.open(
+        runs, keys or (), data or None, device
+    ).close()  # whatever is wrong shows here, before there is a page
     with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
         parameters = dict(keys=list(keys or ()), runs=str(runs.resolve()), data=data, device=device)
         serve(page_of(companion("explore"), parameters, Path(folder)), port, browser)

@@ -27,6 +27,7 @@ def user_line(
 
     from wsss_nb.core import UserError
     from wsss_nb.run.plugin import explain_validation
+
     if isinstance(error, ValidationError):
         error = explain_validation(error)
     return " ".join(str(error).split()) if isinstance(error, UserError) else None
@@ -34,6 +35,7 @@ def user_line(
 # %% ../../nbs/commands/00_base.ipynb #af01d968
 class Commands(TyperGroup):
     "The group of all commands: prints the line for the user and exits with 2; Ctrl-C says how to go on."
+
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
@@ -47,21 +49,43 @@ class Commands(TyperGroup):
             raise typer.Exit(2) from None
 
 # %% ../../nbs/commands/00_base.ipynb #9b899a31
-plain = dict(no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+plain = dict(
+    no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 Method = Annotated[str, typer.Option(help="Baseline, then terms: cam, cam+fbr.")]
 Data = Annotated[str, typer.Option(help="cooccur, 'cooccur?p=0.7&n=400', folder:PATH, voc:PATH.")]
 Preset = Annotated[str, typer.Option(help="paper, small, quick, demo or smoke: backbone, crop and length.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random in the run.", min=0)]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe field, e.g. terms.fbr.lambda_bg=0.05. "
-             "training.* and optim.* also change the runs that a method starts from; start.optim.lr=0.01 says otherwise. Repeatable.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change a recipe field, e.g. terms.fbr.lambda_bg=0.05. "
+        "training.* and optim.* also change the runs that a method starts from; start.optim.lr=0.01 says otherwise. Repeatable.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Runs = Annotated[Path, typer.Option(help="Folder of the run store.")]
 Baseline = Annotated[str | None, typer.Option(help="Baseline of the rows; default: the entry's own (cam).")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Seeds 0, 1, ... of each row; default: those with a finished run, at least one.")]
-Run = Annotated[bool, typer.Option("--run", help="First run what is missing. Stop it anywhere, the same command goes on.")]
-Refine = Annotated[bool, typer.Option("--refine", help="Refine the masks that columns or rows still wait for, after --run.")]
-Parallel = Annotated[int, typer.Option("--workers", min=1, help="Runs at a time, each a process of its own (not the loader's processes).")]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Seeds 0, 1, ... of each row; default: those with a finished run, at least one."
+    ),
+]
+Run = Annotated[
+    bool, typer.Option("--run", help="First run what is missing. Stop it anywhere, the same command goes on.")
+]
+Refine = Annotated[
+    bool, typer.Option("--refine", help="Refine the masks that columns or rows still wait for, after --run.")
+]
+Parallel = Annotated[
+    int,
+    typer.Option(
+        "--workers", min=1, help="Runs at a time, each a process of its own (not the loader's processes)."
+    ),
+]
 Scheduler = Annotated[str | None, typer.Option(help="Run on a dask scheduler, tcp://host:port, or 'slurm'.")]
 Workers = Annotated[int | None, typer.Option(help="Loader processes; default: chosen for the device.", min=0)]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave damaged samples out (and record which).")]
@@ -75,26 +99,38 @@ def parse_sets(
 ) -> dict[str, str]:
     "The overrides of `--set`, by field."
     from wsss_nb.core import UserError
+
     bad = [s for s in sets or [] if "=" not in s or s.startswith("=")]
     if bad:
-        raise UserError(f"--set {bad[0]!r} is not field=value.", "Write for instance --set training.steps=200.")
+        raise UserError(
+            f"--set {bad[0]!r} is not field=value.", "Write for instance --set training.steps=200."
+        )
     return dict(s.split("=", 1) for s in sets or [])
 
 # %% ../../nbs/commands/00_base.ipynb #6f75792f
 def parse_over(
-    over: list[str] | None,   # 'field=value,value' as typed, or 'field=[...]' (JSON) where a value has commas
+    over: list[str] | None,  # 'field=value,value' as typed, or 'field=[...]' (JSON) where a value has commas
 ) -> dict[str, list]:
     "The fields of a grid and the values of each."
     from wsss_nb.core import UserError
+
     found = {}
     for text in over or []:
         field, _, values = text.partition("=")
         try:
-            found[field] = json.loads(values) if values.startswith("[") else [v.strip() for v in values.split(",")]
+            found[field] = (
+                json.loads(values) if values.startswith("[") else [v.strip() for v in values.split(",")]
+            )
         except json.JSONDecodeError:
-            raise UserError(f"--over {text!r}: not a JSON list.", "Write for instance --over inference.scales='[[1],[1,0.5]]'.") from None
+            raise UserError(
+                f"--over {text!r}: not a JSON list.",
+                "Write for instance --over inference.scales='[[1],[1,0.5]]'.",
+            ) from None
         if not field or not values or "" in found[field]:
-            raise UserError(f"--over {text!r} is not field=value,value.", "Write for instance --over terms.fbr.clusters=4,8.")
+            raise UserError(
+                f"--over {text!r} is not field=value,value.",
+                "Write for instance --over terms.fbr.clusters=4,8.",
+            )
     return found
 
 # %% ../../nbs/commands/00_base.ipynb #d6229c0e

@@ -19,11 +19,13 @@ data_app = typer.Typer(help="Check a data set, or look at it.", **plain)
 # %% ../../nbs/commands/01_data.ipynb #c03015b2
 NameArg = Annotated[str, typer.Argument(metavar="DATA", help="cooccur, folder:PATH, voc:PATH.")]
 
+
 @data_app.command("check")
 def data_check(name: NameArg = "cooccur", skip_bad: SkipBad = False):
     "Verify a data set: counts, sizes, label values, damaged files; print the class x context table."
     from wsss_nb.data.catalog import open_data
     from wsss_nb.data.check import check_data
+
     report = check_data(open_data(name, skip_bad=skip_bad))
     typer.echo(str(report))
     if report.bad and not skip_bad:
@@ -31,8 +33,13 @@ def data_check(name: NameArg = "cooccur", skip_bad: SkipBad = False):
 
 # %% ../../nbs/commands/01_data.ipynb #0354834e
 @data_app.command("show")
-def data_show(name: NameArg = "cooccur", split: SplitName = "train", n: int = 24, out: Figures = Path("figures")):
+def data_show(
+    name: NameArg = "cooccur", split: SplitName = "train", n: int = 24, out: Figures = Path("figures")
+):
     "Write a contact sheet: images with their tags, and their masks where there are any."
     from wsss_nb.data.catalog import open_data
     from wsss_nb.draw.grids import contact_sheet, save_figure
-    typer.echo(save_figure(contact_sheet(open_data(name), split, n), out / f"contact-{file_name(name)}-{split}.png"))
+
+    typer.echo(
+        save_figure(contact_sheet(open_data(name), split, n), out / f"contact-{file_name(name)}-{split}.png")
+    )

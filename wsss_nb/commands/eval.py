@@ -18,14 +18,15 @@ from .base import Device, Runs
 from .train import DataAgain, ensure_cams, open_run
 
 # %% ../../nbs/commands/07_eval.ipynb #6a59de21
-WIDTHS = (1, 2, 3, 5, 10, 20, 40)         # px, of --trimap
-TOLERANCES = (.008, *WIDTHS)              # of --boundary: DAVIS's share of the diagonal first
+WIDTHS = (1, 2, 3, 5, 10, 20, 40)  # px, of --trimap
+TOLERANCES = (0.008, *WIDTHS)  # of --boundary: DAVIS's share of the diagonal first
 FORMATS = (".csv", ".json", ".md")
 
 
 def metrics_text(metrics: dict[str, Any]) -> str:
     "Metrics as text: one row per class, then the leaks, then the means, in percent."
     import pandas as pd
+
     show = dict(float_format="{:.1f}".format, na_rep="-")
     text = [(100 * pd.DataFrame(metrics["per_class"])).to_string(**show)]
     if metrics.get("leak_table"):
@@ -35,13 +36,18 @@ def metrics_text(metrics: dict[str, Any]) -> str:
         text.append(leak[["class", "context", "images", *shares]].to_string(index=False, **show))
     shown = ("miou", "pixel_accuracy", "precision", "recall", "fdr", "leak")
     means = "  ".join(f"{k} {100 * metrics[k]:.1f}" for k in shown if k in metrics and not isnan(metrics[k]))
-    origin = f"  threshold {metrics['threshold']:.2f} from {metrics['threshold_from']}" if "threshold" in metrics else ""
+    origin = (
+        f"  threshold {metrics['threshold']:.2f} from {metrics['threshold_from']}"
+        if "threshold" in metrics
+        else ""
+    )
     return "\n\n".join([*text, f"{metrics['split']}: {means}{origin}"])
 
 # %% ../../nbs/commands/07_eval.ipynb #7ac45014
 def bands_text(scores) -> str:
     "Trimap mIoU and boundary F by width, in percent; '' where neither was asked for."
     import pandas as pd
+
     columns = {}
     if scores.trimap is not None:
         columns["trimap mIoU"] = pd.Series(100 * scores.trimap.miou(), scores.trimap.widths)
@@ -54,15 +60,24 @@ def bands_text(scores) -> str:
 
 def scores_text(scores, title: str) -> str:
     "Masks against the truth as text: one row per class, the means."
-    per_class = {m: dict(zip(scores.table().index, getattr(scores.confusion, m)())) for m in ("iou", "precision", "recall", "fdr")}
-    return metrics_text(scores.confusion.summary() | dict(per_class=per_class, split=f"{title}, {scores.images} images"))
+    per_class = {
+        m: dict(zip(scores.table().index, getattr(scores.confusion, m)()))
+        for m in ("iou", "precision", "recall", "fdr")
+    }
+    return metrics_text(
+        scores.confusion.summary() | dict(per_class=per_class, split=f"{title}, {scores.images} images")
+    )
 
 # %% ../../nbs/commands/07_eval.ipynb #6b4c129c
 def check_out(out: Path | None) -> None:
     "A file whose format is not known is refused before any work."
     from wsss_nb.core import UserError
+
     if out is not None and out.suffix not in FORMATS:
-        raise UserError(f"Cannot write scores as {out.suffix or out.name!r}.", f"Name a file that ends in {', '.join(FORMATS)}.")
+        raise UserError(
+            f"Cannot write scores as {out.suffix or out.name!r}.",
+            f"Name a file that ends in {', '.join(FORMATS)}.",
+        )
 
 
 def write_scores(found: dict[str, Any], out: Path) -> None:
@@ -71,6 +86,7 @@ def write_scores(found: dict[str, Any], out: Path) -> None:
     from wsss_nb.core import atomic_path, write_json
     from wsss_nb.data.check import table
     from wsss_nb.run.store import nan_to_null
+
     if out.suffix == ".json":
         records = {name: s.record() for name, s in found.items()}
         write_json(out, nan_to_null(records if len(found) > 1 else next(iter(records.values()))))
@@ -79,8 +95,27 @@ def write_scores(found: dict[str, Any], out: Path) -> None:
     frame = frame.reset_index() if len(found) > 1 else frame.droplevel(0).reset_index()
     text = frame.to_csv(index=False)
     if out.suffix == ".md":
-        def cell(name, x): return str(x) if isinstance(x, str) else "-" if x != x else f"{x:.0f}" if name == "pixels" else f"{100 * x:.1f}"
-        text = table([list(frame), *([cell(k, x) for k, x in zip(frame, row)] for row in frame.itertuples(index=False))]) + "\n"
+
+        def cell(name, x):
+            return (
+                str(x)
+                if isinstance(x, str)
+                else "-"
+                if x != x
+                else f"{x:.0f}"
+                if name == "pixels"
+                else f"{100 * x:.1f}"
+            )
+
+        text = (
+            table(
+                [
+                    list(frame),
+                    *([cell(k, x) for k, x in zip(frame, row)] for row in frame.itertuples(index=False)),
+                ]
+            )
+            + "\n"
+        )
     with atomic_path(out) as p:
         p.write_text(text)
 
@@ -88,10 +123,15 @@ def write_scores(found: dict[str, Any], out: Path) -> None:
 def changed(recipe, split: str | None, threshold: str | None):
     "The recipe with another split or threshold to evaluate with."
     from wsss_nb.run.recipe import replace
+
     changes = {"splits.seeds": split} if split else {}
     if threshold:
         number = threshold.replace(".", "", 1).isdigit()
-        changes |= {"evaluation.threshold": "fixed", "evaluation.fixed": threshold} if number else {"evaluation.threshold": threshold}
+        changes |= (
+            {"evaluation.threshold": "fixed", "evaluation.fixed": threshold}
+            if number
+            else {"evaluation.threshold": threshold}
+        )
     return replace(recipe, changes)
 
 
@@ -100,52 +140,108 @@ def judge_seeds(run, data, recipe, options: tuple, device: str):
     from wsss_nb.cams import chosen_ids
     from wsss_nb.pipeline.experiment import evaluate
     from wsss_nb.pipeline.judge import score_masks, seed_loader
+
     split = recipe.splits.seeds
-    ensure_cams(run, data, [split] + ([recipe.splits.val] if recipe.evaluation.threshold == "val" else []), device, None)
+    ensure_cams(
+        run,
+        data,
+        [split] + ([recipe.splits.val] if recipe.evaluation.threshold == "val" else []),
+        device,
+        None,
+    )
     metrics = evaluate(recipe, data, run.path)
     load = seed_loader(run, data, split, metrics["threshold"])
-    return metrics, score_masks(load, chosen_ids(data, split, recipe.inference.limit), data.classes, *options, title=f"seeds {run.key}")
+    return metrics, score_masks(
+        load,
+        chosen_ids(data, split, recipe.inference.limit),
+        data.classes,
+        *options,
+        title=f"seeds {run.key}",
+    )
 
 
 def judge_refined(run, data, split: str, name: str, options: tuple):
     "Counts of a run's refined masks: of the images that have one."
     from wsss_nb.pipeline.judge import refined_loader, score_masks
+
     load = refined_loader(run, data, split, name)
     folder, ids = run.path / "refined" / name / "masks" / split, data.ids(split)
     there = [i for i in ids if (folder / f"{i}.png").exists()]
     if len(there) < len(ids):
-        typer.echo(f"{name} of run {run.key} has masks of {len(there)} of {len(ids)} images of {split}.", err=True)
+        typer.echo(
+            f"{name} of run {run.key} has masks of {len(there)} of {len(ids)} images of {split}.", err=True
+        )
     return score_masks(load, there, data.classes, *options, title=f"{name} {run.key}")
 
 # %% ../../nbs/commands/07_eval.ipynb #45e60d76
-Keys = Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Runs, by their keys or the beginnings of them.")]
-Truth = Annotated[Path | None, typer.Option(help="Without a run: a folder of true masks (PNG: 0 background, 255 not judged),")]
+Keys = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY", help="Runs, by their keys or the beginnings of them.")
+]
+Truth = Annotated[
+    Path | None,
+    typer.Option(help="Without a run: a folder of true masks (PNG: 0 background, 255 not judged),"),
+]
 Pred = Annotated[Path | None, typer.Option(help="and a folder of masks to judge, of the same names.")]
-Names = Annotated[Path | None, typer.Option("--classes", help="Their class names, one a line; default: labels up to the truth's highest.")]
-Ids = Annotated[Path | None, typer.Option("--ids", help="Judge just the images named in this file, one a line (e.g. VOC's val.txt).")]
-Threshold = Annotated[str | None, typer.Option(help="val, train-gt, or a number: fixed. Default: as in the recipe.")]
-Out = Annotated[Path | None, typer.Option(help="Write the scores of every class too: FILE.csv, .json or .md.")]
+Names = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes", help="Their class names, one a line; default: labels up to the truth's highest."
+    ),
+]
+Ids = Annotated[
+    Path | None,
+    typer.Option("--ids", help="Judge just the images named in this file, one a line (e.g. VOC's val.txt)."),
+]
+Threshold = Annotated[
+    str | None, typer.Option(help="val, train-gt, or a number: fixed. Default: as in the recipe.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Write the scores of every class too: FILE.csv, .json or .md.")
+]
 
 
 def evaluate(
-    keys: Keys = None, truth: Truth = None, pred: Pred = None, classes: Names = None, ids: Ids = None,
-    masks: Annotated[str | None, typer.Option(help="Judge a run's refined masks: a name in its folder refined/, or the chain.")] = None,
-    split: Annotated[str | None, typer.Option(help="Default: the one of the recipe.")] = None, threshold: Threshold = None,
-    trimap: Annotated[bool, typer.Option("--trimap", help=f"mIoU near boundaries: within {', '.join(map(str, WIDTHS))} px.")] = False,
-    boundary: Annotated[bool, typer.Option("--boundary", help="Boundary F: within 0.008 of the diagonal, and those widths.")] = False,
-    data: DataAgain = None, device: Device = "auto", runs: Runs = Path("runs"), out: Out = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Images at a time; default: one for each core.")] = None,
+    keys: Keys = None,
+    truth: Truth = None,
+    pred: Pred = None,
+    classes: Names = None,
+    ids: Ids = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(help="Judge a run's refined masks: a name in its folder refined/, or the chain."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Default: the one of the recipe.")] = None,
+    threshold: Threshold = None,
+    trimap: Annotated[
+        bool, typer.Option("--trimap", help=f"mIoU near boundaries: within {', '.join(map(str, WIDTHS))} px.")
+    ] = False,
+    boundary: Annotated[
+        bool, typer.Option("--boundary", help="Boundary F: within 0.008 of the diagonal, and those widths.")
+    ] = False,
+    data: DataAgain = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    out: Out = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Images at a time; default: one for each core.")
+    ] = None,
 ):
     "Evaluate runs, on any split, or any two folders of masks. Needs true masks; a run's stored result stays as it is."
     from wsss_nb.core import UserError
+
     check_out(out)
     options = (WIDTHS if trimap else (), TOLERANCES if boundary else (), workers)
     if bool(keys) == bool(truth or pred) or bool(truth) != bool(pred):
         raise UserError("Evaluate what?", "Name the keys of runs, or two folders with --truth and --pred.")
     if keys and (classes or ids):
-        raise UserError("--classes and --ids are for two folders; a run has its own.", "Leave them out, or name --truth and --pred.")
+        raise UserError(
+            "--classes and --ids are for two folders; a run has its own.",
+            "Leave them out, or name --truth and --pred.",
+        )
     if truth and (masks or split or threshold or data):
-        raise UserError("--masks, --split, --threshold and --data are for runs.", "Leave them out, or name a run.")
+        raise UserError(
+            "--masks, --split, --threshold and --data are for runs.", "Leave them out, or name a run."
+        )
     if truth:
         found = judge_folders(truth, pred, classes, ids, options)
     else:
@@ -155,22 +251,37 @@ def evaluate(
         typer.echo(out)
 
 # %% ../../nbs/commands/07_eval.ipynb #0d292513
-def judge_folders(truth: Path, pred: Path, classes: Path | None, ids: Path | None, options: tuple) -> dict[str, Any]:
+def judge_folders(
+    truth: Path, pred: Path, classes: Path | None, ids: Path | None, options: tuple
+) -> dict[str, Any]:
     "Scores of a folder of masks, printed."
     from wsss_nb.pipeline.judge import read_classes, read_list, score_folders
+
     widths, tolerances, workers = options
-    scores = score_folders(truth, pred, read_classes(classes) if classes else None, read_list(ids) if ids else None,
-                           widths, tolerances, workers)
+    scores = score_folders(
+        truth,
+        pred,
+        read_classes(classes) if classes else None,
+        read_list(ids) if ids else None,
+        widths,
+        tolerances,
+        workers,
+    )
     typer.echo("\n\n".join(filter(None, [bands_text(scores), scores_text(scores, str(pred))])))
     return {str(pred): scores}
 
 
 def judge_runs(
-    opened: list[tuple],   # run and its data
-    masks: str | None, split: str | None, threshold: str | None, options: tuple, device: str,
+    opened: list[tuple],  # run and its data
+    masks: str | None,
+    split: str | None,
+    threshold: str | None,
+    options: tuple,
+    device: str,
 ) -> dict[str, Any]:
     "Scores of runs, printed: of one with every class, of several side by side."
     import pandas as pd
+
     found, rows, texts = {}, [], []
     for run, data in opened:
         recipe, metrics = changed(run.recipe, split, threshold), {}
@@ -183,12 +294,25 @@ def judge_runs(
             texts.append(metrics_text(metrics))
         found[run.key] = scores
         means = scores.summary() | {k: metrics[k] for k in ("leak",) if k in metrics}
-        rows.append({"run": run.key, "method": run.recipe.method, "seed": run.recipe.seed, **{k: 100 * v for k, v in means.items()}}
-                    | {k: metrics[k] for k in ("threshold",) if k in metrics})
+        rows.append(
+            {
+                "run": run.key,
+                "method": run.recipe.method,
+                "seed": run.recipe.seed,
+                **{k: 100 * v for k, v in means.items()},
+            }
+            | {k: metrics[k] for k in ("threshold",) if k in metrics}
+        )
     if len(rows) > 1:
         table, show = pd.DataFrame(rows), dict(float_format="{:.1f}".format, na_rep="-")
-        widths = [c for c in table if " " in c]                   # 'trimap_miou 5': a row each, or the table is too wide to read
-        typer.echo(table.drop(columns=widths).to_string(index=False, formatters={"threshold": "{:.2f}".format}, **show))
+        widths = [
+            c for c in table if " " in c
+        ]  # 'trimap_miou 5': a row each, or the table is too wide to read
+        typer.echo(
+            table.drop(columns=widths).to_string(
+                index=False, formatters={"threshold": "{:.2f}".format}, **show
+            )
+        )
         if widths:
             typer.echo("\n" + table.set_index("run")[widths].T.to_string(**show))
     else:
@@ -201,7 +325,8 @@ def refined_name(run, split: str, masks: str) -> str:
     from wsss_nb.core import UserError
     from wsss_nb.pipeline.judge import refined_names
     from wsss_nb.pipeline.masks import refined
+
     try:
         return masks if masks in refined_names(run, split) else refined(run, masks).path.name
-    except UserError:   # no chain either: `refined_loader` says which there are
+    except UserError:  # no chain either: `refined_loader` says which there are
         return masks

@@ -15,31 +15,50 @@ from .base import Device, Key, Runs
 from .train import DataAgain, open_run
 
 # %% ../../nbs/commands/06_refine.ipynb #62b1bfdf
-ChainArg = Annotated[str, typer.Argument(metavar="CHAIN", help="Steps with their settings: crf, or 'pamr,crf?preset=irn&iterations=5'.")]
+ChainArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHAIN", help="Steps with their settings: crf, or 'pamr,crf?preset=irn&iterations=5'."
+    ),
+]
 SplitOf = Annotated[str | None, typer.Option("--split", help="Default: the one whose seeds were evaluated.")]
-AtOnce = Annotated[int | None, typer.Option("--workers", min=1, help="Images at a time; default: one for each core.")]
+AtOnce = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Images at a time; default: one for each core.")
+]
+
 
 def refine(
     chain: ChainArg,
-    run: Annotated[str | None, typer.Option(help="Key of the run whose seeds are refined (see: wsss_nb runs).")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Key of the run whose seeds are refined (see: wsss_nb runs).")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Without a run: a folder of photographs,")] = None,
-    masks: Annotated[Path | None, typer.Option(help="a folder of PNG masks (0 background, 255 unknown),")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="a folder of PNG masks (0 background, 255 unknown),")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="and a new folder for the refined ones.")] = None,
-    split: SplitOf = None, data: DataAgain = None, device: Device = "auto", runs: Runs = Path("runs"), workers: AtOnce = None,
+    split: SplitOf = None,
+    data: DataAgain = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    workers: AtOnce = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many images, evenly spread.")] = None,
 ):
     "Refine the seeds of a run, or a folder of masks. Stop it anywhere, the same command goes on."
     from wsss_nb.core import UserError
     from wsss_nb.refine.chain import parse_chain
+
     folders, steps = (images, masks, out), parse_chain(chain)
     if (run is None) != all(folders) or (run and any(folders)):
         raise UserError("Refine what?", "Name --run KEY, or the three folders --images, --masks and --out.")
     if run is None:
         from wsss_nb.pipeline.masks import refine_folder
+
         typer.echo(refine_folder(images, masks, steps, out, device, workers))
         return
     found, opened = open_run(run, runs, data)
     from wsss_nb.pipeline.masks import refine_run
+
     split = split or found.recipe.splits.seeds
     typer.echo(describe_masks(refine_run(found, steps, opened, split, device, workers, limit), split))
 
@@ -47,33 +66,54 @@ def refine(
 def describe_masks(refined, split: str) -> str:
     "Refined masks in three lines."
     from wsss_nb.refine.chain import chain_text
+
     run, r = refined.run, refined.result(split)
     seeds, m, seconds = run.result["metrics"], r["metrics"], r["seconds"]
     score = "no masks to evaluate with"
     if m:
-        before = f", seeds {100 * seeds['miou']:.1f}" if seeds.get("split") == split and r["images"] == r["of"] and "miou" in seeds else ""
+        before = (
+            f", seeds {100 * seeds['miou']:.1f}"
+            if seeds.get("split") == split and r["images"] == r["of"] and "miou" in seeds
+            else ""
+        )
         score = f"mIoU {100 * m['miou']:.1f}{before} (precision {100 * m['precision']:.1f}, recall {100 * m['recall']:.1f})"
     steps = ", ".join(f"{s['kind']} {t:.3g}" for s, t in zip(r["steps"], seconds["steps"]))
-    time = f"{seconds['image']:.3g} s per image ({steps}) on {r['device']}, {r['workers']} at a time" if steps else ""
+    time = (
+        f"{seconds['image']:.3g} s per image ({steps}) on {r['device']}, {r['workers']} at a time"
+        if steps
+        else ""
+    )
     what = f"{chain_text(refined.steps) or 'seeds'} of {run.recipe.method} on {run.recipe.data} ({split}, {r['images']} images)"
     return "\n".join(filter(None, [f"{what}: {score}", time, f"masks in {refined.path / 'masks' / split}"]))
 
 # %% ../../nbs/commands/06_refine.ipynb #c3d00ecf
 def masks(
-    key: Key, chain: Annotated[str, typer.Option(help="Refine them first; default: the seeds at the run's threshold.")] = "",
+    key: Key,
+    chain: Annotated[
+        str, typer.Option(help="Refine them first; default: the seeds at the run's threshold.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Default: masks/KEY/NAME.")] = None,
-    split: SplitOf = None, data: DataAgain = None, device: Device = "auto", runs: Runs = Path("runs"), workers: AtOnce = None,
+    split: SplitOf = None,
+    data: DataAgain = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    workers: AtOnce = None,
 ):
     "Write a run's pseudo masks as palette PNGs in VOC's layout. For training a segmentation network anywhere."
     from wsss_nb.refine.chain import parse_chain
+
     steps = parse_chain(chain)
     run, opened = open_run(key, runs, data)
     from wsss_nb.pipeline.masks import refine_run, save_masks
+
     split = split or run.recipe.splits.seeds
     done = refine_run(run, steps, opened, split, device, workers)
     folder = save_masks(done, opened, split, out or Path("masks") / run.key / done.path.name)
     left = len(opened.ids(split)) - done.result(split)["images"]
     typer.echo(folder)
     if left:
-        typer.echo(f"{left} of {len(opened.ids(split))} images of {split} are not there: the run's inference.limit is "
-                   f"{run.recipe.inference.limit}.", err=True)
+        typer.echo(
+            f"{left} of {len(opened.ids(split))} images of {split} are not there: the run's inference.limit is "
+            f"{run.recipe.inference.limit}.",
+            err=True,
+        )

@@ -21,17 +21,25 @@ runs_app = typer.Typer(help="List the stored runs; show or remove one.", rich_ma
 def runs_list(ctx: typer.Context, runs: Runs = Path("runs")):
     "List the stored runs; `show` or `rm` one."
     from wsss_nb.run.store import RunStore
+
     if ctx.invoked_subcommand is None:
         table = RunStore(runs).table()
-        typer.echo(table.to_string(index=False, na_rep="", float_format="{:.3f}".format) if len(table) else f"No runs in {runs}/ yet.")
+        typer.echo(
+            table.to_string(index=False, na_rep="", float_format="{:.3f}".format)
+            if len(table)
+            else f"No runs in {runs}/ yet."
+        )
 
 
 @runs_app.command("show")
 def runs_show(key: Key, runs: Runs = Path("runs")):
     "Print a run's recipe and result as JSON."
     from wsss_nb.run.store import RunStore
+
     run = RunStore(runs).find(key)
-    shown = dict(key=run.key, recipe=run.recipe.model_dump(mode="json"), result=run.result if run.done else None)
+    shown = dict(
+        key=run.key, recipe=run.recipe.model_dump(mode="json"), result=run.result if run.done else None
+    )
     typer.echo(json.dumps(shown, indent=2))
 
 
@@ -39,6 +47,7 @@ def runs_show(key: Key, runs: Runs = Path("runs")):
 def runs_remove(key: Key, runs: Runs = Path("runs")):
     "Delete a run for good: its model, CAMs and numbers."
     from wsss_nb.run.store import RunStore
+
     store = RunStore(runs)
     run = store.find(key)
     store.remove(run.key)

@@ -33,6 +33,7 @@ from wsss_nb.commands.base import (
 def list_entries():
     "List all tables and figures: id, kind, whether it can run, title, source."
     from wsss_nb.paper.registry import listing
+
     table = listing()
     table["title"] += " (" + table.pop("source") + ")"
     width = {c: int(table[c].str.len().max()) for c in table}
@@ -46,6 +47,7 @@ def run_missing(measurement, workers: int, scheduler: str | None, device: str) -
         return []
     from wsss_nb.ablate.runner import run_jobs
     from wsss_nb.core import pick_device
+
     if scheduler is None:
         pick_device(device)
     outcomes = run_jobs(measurement.jobs, measurement.store.root, workers, scheduler, device)
@@ -54,9 +56,19 @@ def run_missing(measurement, workers: int, scheduler: str | None, device: str) -
 
 def failure(outcome, measurement) -> str:
     "A run that did not end well: whose it was, why, and where to look."
-    who = [f"{name} (seed {p.job.seed})" for name, ps in measurement.planned.items() for p in ps if p.run.key == outcome.key]
-    where = f"cell {outcome.cell} of {outcome.notebook}" if outcome.cell is not None else outcome.notebook or ""
-    return f"{outcome.status}: {' = '.join(who)}, run {outcome.key}: {' '.join(outcome.error.split())}" + f"\n  {where}" * bool(where)
+    who = [
+        f"{name} (seed {p.job.seed})"
+        for name, ps in measurement.planned.items()
+        for p in ps
+        if p.run.key == outcome.key
+    ]
+    where = (
+        f"cell {outcome.cell} of {outcome.notebook}" if outcome.cell is not None else outcome.notebook or ""
+    )
+    return (
+        f"{outcome.status}: {' = '.join(who)}, run {outcome.key}: {' '.join(outcome.error.split())}"
+        + f"\n  {where}" * bool(where)
+    )
 
 
 def refine_missing(measurement, device: str) -> list[str]:
@@ -65,6 +77,7 @@ def refine_missing(measurement, device: str) -> list[str]:
         return []
     from wsss_nb.core import UserError
     from wsss_nb.pipeline.masks import refine_run
+
     failed = []
     for i, (run, chain) in enumerate(left, 1):
         typer.echo(f"{i} of {len(left)}: {chain or 'seeds'} of {run.recipe.method}, run {run.key}", err=True)
@@ -84,17 +97,39 @@ def report_failures(lines: list[str]) -> None:
 # %% ../../nbs/commands/04_tables.ipynb #330e1f21
 Id = Annotated[str, typer.Argument(metavar="ID", help="For instance fbr.t6; `wsss_nb list` names all.")]
 
+
 def table(
-    id: Id, data: Data = "cooccur", preset: Preset = "small", seeds: Seeds = None, baseline: Baseline = None, set_: Set = None,
-    runs: Runs = Path("runs"), run: Run = False, refine: Refine = False, workers: Parallel = 1, scheduler: Scheduler = None,
-    device: Device = "auto", out: Figures = Path("figures"),
+    id: Id,
+    data: Data = "cooccur",
+    preset: Preset = "small",
+    seeds: Seeds = None,
+    baseline: Baseline = None,
+    set_: Set = None,
+    runs: Runs = Path("runs"),
+    run: Run = False,
+    refine: Refine = False,
+    workers: Parallel = 1,
+    scheduler: Scheduler = None,
+    device: Device = "auto",
+    out: Figures = Path("figures"),
 ):
     "Show a table: the paper beside what was measured. Written to --out as Markdown, CSV, LaTeX and HTML."
     from wsss_nb.paper.tables.table import Measured
-    show_table(lambda: Measured(id, data, preset, seeds, baseline, parse_sets(set_), runs), run, workers, scheduler, device, out, refine)
+
+    show_table(
+        lambda: Measured(id, data, preset, seeds, baseline, parse_sets(set_), runs),
+        run,
+        workers,
+        scheduler,
+        device,
+        out,
+        refine,
+    )
 
 
-def show_table(measure, run: bool, workers: int, scheduler: str | None, device: str, out: Path, refine: bool = False) -> None:
+def show_table(
+    measure, run: bool, workers: int, scheduler: str | None, device: str, out: Path, refine: bool = False
+) -> None:
     "Run and refine what is missing if asked to, print the table, write it unless it is empty."
     measured, failed = measure(), []
     if run:
@@ -110,47 +145,93 @@ def show_table(measure, run: bool, workers: int, scheduler: str | None, device: 
 
 # %% ../../nbs/commands/04_tables.ipynb #08153c74
 def ablate(
-    methods: Annotated[str, typer.Option(help="Methods to compare, separated by commas; the first is the reference.")] = "cam,cam+fbr",
-    over: Annotated[list[str] | None, typer.Option(help="A field's values: terms.fbr.clusters=4,8. Repeatable: all combinations.")] = None,
-    data: Data = "cooccur", preset: Preset = "small", seeds: Seeds = None, set_: Set = None, runs: Runs = Path("runs"),
-    run: Annotated[bool, typer.Option("--run/--dry-run", help="Run what is missing, or only show what there is and what is not.")] = False,
-    workers: Parallel = 1, scheduler: Scheduler = None, device: Device = "auto", out: Figures = Path("figures"),
+    methods: Annotated[
+        str, typer.Option(help="Methods to compare, separated by commas; the first is the reference.")
+    ] = "cam,cam+fbr",
+    over: Annotated[
+        list[str] | None,
+        typer.Option(help="A field's values: terms.fbr.clusters=4,8. Repeatable: all combinations."),
+    ] = None,
+    data: Data = "cooccur",
+    preset: Preset = "small",
+    seeds: Seeds = None,
+    set_: Set = None,
+    runs: Runs = Path("runs"),
+    run: Annotated[
+        bool,
+        typer.Option(
+            "--run/--dry-run", help="Run what is missing, or only show what there is and what is not."
+        ),
+    ] = False,
+    workers: Parallel = 1,
+    scheduler: Scheduler = None,
+    device: Device = "auto",
+    out: Figures = Path("figures"),
     name: Annotated[str, typer.Option(help="Name of the files and of the table.")] = "ablate",
 ):
     "Compare methods over a grid of values and seeds. Shows one row for each combination; --run runs what is missing."
     from wsss_nb.paper.registry import study
     from wsss_nb.paper.tables.table import Measured
+
     own = study([m.strip() for m in methods.split(",")], parse_over(over), id=name)
     words = ["wsss_nb", "ablate", "--methods", methods, *(w for o in over or [] for w in ("--over", o))]
     words += ["--name", name] if name != "ablate" else []
 
     def measure():
         return Measured(own, data, preset, seeds, None, parse_sets(set_), runs, words)
+
     show_table(measure, run, workers, scheduler, device, out)
 
 # %% ../../nbs/commands/04_tables.ipynb #47061ddf
 def figure(
-    id: Annotated[str, typer.Argument(metavar="ID", help="cams, iou, leak or sweep of stored runs; or a paper's, e.g. fbr.f11.")],
-    keys: Annotated[list[str] | None, typer.Argument(help="Runs for cams, iou, leak or sweep; default: all finished ones.")] = None,
-    data: Data = "cooccur", preset: Preset = "small", seeds: Seeds = None, baseline: Baseline = None, set_: Set = None,
-    runs: Runs = Path("runs"), run: Run = False, refine: Refine = False, workers: Parallel = 1, scheduler: Scheduler = None,
-    device: Device = "auto", out: Figures = Path("figures"),
+    id: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="cams, iou, leak or sweep of stored runs; or a paper's, e.g. fbr.f11."
+        ),
+    ],
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(help="Runs for cams, iou, leak or sweep; default: all finished ones."),
+    ] = None,
+    data: Data = "cooccur",
+    preset: Preset = "small",
+    seeds: Seeds = None,
+    baseline: Baseline = None,
+    set_: Set = None,
+    runs: Runs = Path("runs"),
+    run: Run = False,
+    refine: Refine = False,
+    workers: Parallel = 1,
+    scheduler: Scheduler = None,
+    device: Device = "auto",
+    out: Figures = Path("figures"),
 ):
     "Draw a figure of finished runs. CAMs, IoU per class, leak, threshold sweep; or a figure of a paper."
     from wsss_nb.core import UserError
+
     if "." not in id:
         from wsss_nb.pipeline.compare import draw
         from wsss_nb.run.store import RunStore
+
         if run or refine:
-            raise UserError(f"{id} is drawn of runs that are there: --run is for the papers' figures.", "Train them: wsss_nb ablate --run.")
+            raise UserError(
+                f"{id} is drawn of runs that are there: --run is for the papers' figures.",
+                "Train them: wsss_nb ablate --run.",
+            )
         store = RunStore(runs)
-        typer.echo(draw(id, [store.find(k) for k in keys] if keys else [r for r in store if r.done], out / f"{id}.png"))
+        typer.echo(
+            draw(
+                id, [store.find(k) for k in keys] if keys else [r for r in store if r.done], out / f"{id}.png"
+            )
+        )
         return
     if keys:
         raise UserError(f"{id} finds its own runs; it takes no keys.", "Use --data, --preset and --seeds.")
     from wsss_nb.paper.figures.all import write_figure
     from wsss_nb.paper.tables.measure import Measurement
     from wsss_nb.paper.registry import lookup
+
     entry, options = lookup(id, "figure"), (data, preset, seeds, baseline, parse_sets(set_), runs)
     report_failures(run_missing(Measurement(entry, *options), workers, scheduler, device) if run else [])
     report_failures(refine_missing(Measurement(entry, *options), device) if refine else [])
@@ -159,13 +240,19 @@ def figure(
 # %% ../../nbs/commands/04_tables.ipynb #2e251b8d
 def figures(
     all_: Annotated[bool, typer.Option("--all", help="Tables with runs missing too.")] = False,
-    data: Data = "cooccur", preset: Preset = "small", seeds: Seeds = None, baseline: Baseline = None, set_: Set = None,
-    runs: Runs = Path("runs"), out: Figures = Path("figures"),
+    data: Data = "cooccur",
+    preset: Preset = "small",
+    seeds: Seeds = None,
+    baseline: Baseline = None,
+    set_: Set = None,
+    runs: Runs = Path("runs"),
+    out: Figures = Path("figures"),
 ):
     "Write every table and figure whose runs are there. Says what was left out, and why."
     from wsss_nb.core import UserError
     from wsss_nb.data.catalog import open_data
     from wsss_nb.paper.registry import load, runnable
+
     overrides, waiting = parse_sets(set_), []
     open_data(data)
     for entry in load().values():
@@ -173,7 +260,9 @@ def figures(
             waiting.append(entry.id)
             continue
         try:
-            typer.echo("  ".join(map(str, write(entry, out, all_, (data, preset, seeds, baseline, overrides, runs)))))
+            typer.echo(
+                "  ".join(map(str, write(entry, out, all_, (data, preset, seeds, baseline, overrides, runs))))
+            )
         except UserError as e:
             typer.echo(f"{entry.id}: left out. {e}")
     typer.echo(f"Not built yet: {', '.join(waiting)} (`wsss_nb list` says what they wait for).")
@@ -186,10 +275,15 @@ def write(entry, out: Path, partial: bool, options: tuple) -> list[Path]:
     from wsss_nb.paper.tables.measure import Measurement
     from wsss_nb.paper.registry import Table
     from wsss_nb.paper.tables.table import Measured, to_refine, to_run
+
     if not isinstance(entry, Table):
         return [write_figure(Measurement(entry, *options), out)]
     measured = Measured(entry, *options)
     if measured.missing and not (partial and any(measured.results.values())):
         raise UserError(to_run(measured))
-    drawn = [write_figure(measured, out)] if entry.drawn and not to_refine(measured) and not measured.missing else []
+    drawn = (
+        [write_figure(measured, out)]
+        if entry.drawn and not to_refine(measured) and not measured.missing
+        else []
+    )
     return [*measured.save(out), *drawn]

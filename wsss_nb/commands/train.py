@@ -13,18 +13,36 @@ from typing import Annotated
 
 import typer
 
-from .base import Data, Device, Figures, Key, Method, Preset, Runs, Seed, Set, SkipBad, SplitName, Workers, parse_sets
+from wsss_nb.commands.base import (
+    Data,
+    Device,
+    Figures,
+    Key,
+    Method,
+    Preset,
+    Runs,
+    Seed,
+    Set,
+    SkipBad,
+    SplitName,
+    Workers,
+    parse_sets,
+)
 
 # %% ../../nbs/commands/03_train.ipynb #94cdab95
 def read_recipe(
-    file: Path | None,           # recipe.json, or None: made from the options
-    method: str, data: str, preset: str, seed: int,
-    sets: list[str] | None,      # --set, applied last
+    file: Path | None,  # recipe.json, or None: made from the options
+    method: str,
+    data: str,
+    preset: str,
+    seed: int,
+    sets: list[str] | None,  # --set, applied last
 ):
     "The recipe that the options ask for."
     from wsss_nb.core import UserError, read_json
     from wsss_nb.run.presets import make_recipe
     from wsss_nb.run.recipe import parse_recipe, replace
+
     overrides = parse_sets(sets)
     if file is None:
         return make_recipe(method, data, preset, seed, overrides)
@@ -42,23 +60,42 @@ def describe(run) -> str:
     m, r = run.result["metrics"], run.recipe
     if "miou" not in m:
         return f"{r.method} on {r.data}: trained; no masks for {m['split']} to evaluate its CAMs with\nrun {run.key} in {run.path}"
-    shares = ", ".join(f"{k} {100 * m[k]:.1f}" for k in ("precision", "recall", "leak") if not isnan(m.get(k, nan)))
-    return (f"{r.method} on {r.data} ({m['split']}): mIoU {100 * m['miou']:.1f} ({shares}) "
-            f"at threshold {m['threshold']:.2f} from {m['threshold_from']}\nrun {run.key} in {run.path}")
+    shares = ", ".join(
+        f"{k} {100 * m[k]:.1f}" for k in ("precision", "recall", "leak") if not isnan(m.get(k, nan))
+    )
+    return (
+        f"{r.method} on {r.data} ({m['split']}): mIoU {100 * m['miou']:.1f} ({shares}) "
+        f"at threshold {m['threshold']:.2f} from {m['threshold_from']}\nrun {run.key} in {run.path}"
+    )
 
 # %% ../../nbs/commands/03_train.ipynb #02a333a7
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A recipe.json instead of --method, --data, --preset, --seed.")]
-DataAgain = Annotated[str | None, typer.Option("--data", help="Where the run's data lies now, if it has moved.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="A recipe.json instead of --method, --data, --preset, --seed.")
+]
+DataAgain = Annotated[
+    str | None, typer.Option("--data", help="Where the run's data lies now, if it has moved.")
+]
+
 
 def train(
-    method: Method = "cam+fbr", data: Data = "cooccur", preset: Preset = "small", seed: Seed = 0, set_: Set = None,
-    recipe: RecipeFile = None, device: Device = "auto", runs: Runs = Path("runs"), workers: Workers = None, skip_bad: SkipBad = False,
+    method: Method = "cam+fbr",
+    data: Data = "cooccur",
+    preset: Preset = "small",
+    seed: Seed = 0,
+    set_: Set = None,
+    recipe: RecipeFile = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    workers: Workers = None,
+    skip_bad: SkipBad = False,
 ):
     "Train a method and evaluate its seeds. A stopped run goes on; a finished one is only shown."
     chosen = read_recipe(recipe, method, data, preset, seed, set_)
     from wsss_nb.core import pick_device
+
     pick_device(device)
     from wsss_nb.pipeline.experiment import run_recipe
+
     typer.echo(describe(run_recipe(chosen, runs, device, workers, skip_bad=skip_bad)))
 
 # %% ../../nbs/commands/03_train.ipynb #3530561e
@@ -67,10 +104,14 @@ def open_run(key: str, runs: Path, data: str | None):
     from wsss_nb.core import UserError
     from wsss_nb.data.catalog import open_data
     from wsss_nb.run.store import RunStore, run_key
+
     run = RunStore(runs).find(key)
     opened = open_data(data or run.recipe.data)
     if run_key(run.recipe, opened.fingerprint()) != run.key:
-        raise UserError(f"{opened.name} is not the data of run {run.key} (or the library has changed since).", "Name its data with --data.")
+        raise UserError(
+            f"{opened.name} is not the data of run {run.key} (or the library has changed since).",
+            "Name its data with --data.",
+        )
     return run, opened
 
 # %% ../../nbs/commands/03_train.ipynb #f2324777
@@ -79,6 +120,7 @@ def ensure_cams(run, data, splits: list[str], device: str, workers: int | None) 
     from wsss_nb.cams import write_cams
     from wsss_nb.core import pick_device
     from wsss_nb.pipeline.experiment import load_model
+
     target = pick_device(device)
     model = load_model(run, len(data.classes), device)
     for split in splits:
@@ -86,8 +128,12 @@ def ensure_cams(run, data, splits: list[str], device: str, workers: int | None) 
 
 
 def cams(
-    key: Key, split: SplitName = "train", data: DataAgain = None, device: Device = "auto",
-    runs: Runs = Path("runs"), workers: Workers = None,
+    key: Key,
+    split: SplitName = "train",
+    data: DataAgain = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    workers: Workers = None,
 ):
     "Make the CAMs of a split. They go into the run's cache."
     run, opened = open_run(key, runs, data)
@@ -95,10 +141,13 @@ def cams(
     typer.echo(run.path / "cams" / split)
 
 # %% ../../nbs/commands/03_train.ipynb #81eec379
-def side_by_side(methods: str, data: str, preset: str, seeds: int, sets: list[str] | None, runs: Path, device: str) -> None:
+def side_by_side(
+    methods: str, data: str, preset: str, seeds: int, sets: list[str] | None, runs: Path, device: str
+) -> None:
     "Run what is missing of a comparison, as many at a time as there are GPUs, or CPU cores."
     from wsss_nb.ablate.plan import Job
     from wsss_nb.ablate.runner import gpus, run_jobs, threads_each
+
     common = dict(data=data, preset=preset, overrides=parse_sets(sets))
     jobs = [Job(method=m.strip(), seed=s, **common) for m in methods.split(",") for s in range(seeds)]
     run_jobs(jobs, runs, min(len(jobs), gpus(device) or threads_each(1)), device=device)
@@ -106,18 +155,27 @@ def side_by_side(methods: str, data: str, preset: str, seeds: int, sets: list[st
 
 def demo(
     methods: Annotated[str, typer.Option(help="Methods to compare, separated by commas.")] = "cam,cam+fbr",
-    data: Data = "cooccur", preset: Preset = "demo", seeds: Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")] = 1,
-    set_: Set = None, device: Device = "auto", runs: Runs = Path("runs"), workers: Workers = None, skip_bad: SkipBad = False,
+    data: Data = "cooccur",
+    preset: Preset = "demo",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")] = 1,
+    set_: Set = None,
+    device: Device = "auto",
+    runs: Runs = Path("runs"),
+    workers: Workers = None,
+    skip_bad: SkipBad = False,
     out: Figures = Path("figures"),
 ):
     "Compare methods: table and figures. Trains what is missing; stop it anywhere, the same command goes on."
-    todo = [read_recipe(None, m.strip(), data, preset, s, set_) for m in methods.split(",") for s in range(seeds)]
+    todo = [
+        read_recipe(None, m.strip(), data, preset, s, set_) for m in methods.split(",") for s in range(seeds)
+    ]
     from wsss_nb.pipeline.compare import class_table, context_leaks, draw, score_table
     from wsss_nb.core import pick_device
     from wsss_nb.data.catalog import open_data
     from wsss_nb.pipeline.experiment import run_recipe
     from wsss_nb.pipeline.masks import refine_run
     from wsss_nb.paper.registry import CRF
+
     pick_device(device)
     opened = open_data(data, skip_bad=skip_bad)
     if len(todo) > 1 and not skip_bad:  # side by side first: what that leaves, if anything, is done below
@@ -130,7 +188,11 @@ def demo(
         return
     for run in finished:
         refine_run(run, CRF, opened, device=device)
-    for table in (score_table(finished, {"+CRF": CRF}), class_table(finished), class_table(finished, context_leaks)):
+    for table in (
+        score_table(finished, {"+CRF": CRF}),
+        class_table(finished),
+        class_table(finished, context_leaks),
+    ):
         if len(table):
             typer.echo(table.to_string() + "\n")
     for id in ("cams", "leak" if "leak" in finished[0].result["metrics"] else "iou"):

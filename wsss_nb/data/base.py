@@ -21,32 +21,37 @@ from ..core import UserError, derive_seed, list_offenders
 # %% ../../nbs/data/00_base.ipynb #7b54540c
 IGNORE = 255  # value of pixels without a label in `mask` and `stuff`
 FIELDS = ("image", "mask", "stuff", "saliency", "superpixels", "pseudo", "instances", "boxes")
-FILL = dict(mask=IGNORE, stuff=IGNORE, saliency=0, superpixels=-1, pseudo=IGNORE, instances=0, valid=0)  # outside the image
+FILL = dict(
+    mask=IGNORE, stuff=IGNORE, saliency=0, superpixels=-1, pseudo=IGNORE, instances=0, valid=0
+)  # outside the image
 
 # %% ../../nbs/data/00_base.ipynb #ac5433d1
 class WsssData:
     "Named splits of images with tags. A subclass says how to read one field of an image and the image's size."
+
     files = False  # True where samples are files, which may be damaged: then training verifies them first
 
     def __init__(
         self,
-        name: str,                                       # the string it is opened with
-        classes: Sequence[str],                          # C foreground names
-        splits: Mapping[str, Sequence[str]],             # ids of each split
-        tags: Mapping[str, Sequence[int]],               # 0-based classes of each id; an id without tags is left out
-        stuff_classes: Sequence[str] = (),               # names of the values 1..S of `stuff`
+        name: str,  # the string it is opened with
+        classes: Sequence[str],  # C foreground names
+        splits: Mapping[str, Sequence[str]],  # ids of each split
+        tags: Mapping[str, Sequence[int]],  # 0-based classes of each id; an id without tags is left out
+        stuff_classes: Sequence[str] = (),  # names of the values 1..S of `stuff`
         contexts: Mapping[str, Sequence[str]] | None = None,  # class -> the stuff it co-occurs with
-        superclasses: Mapping[str, str] | None = None,   # class -> super-class
-        has: Sequence[str] = (),                         # optional fields it can load
+        superclasses: Mapping[str, str] | None = None,  # class -> super-class
+        has: Sequence[str] = (),  # optional fields it can load
     ):
         self.name, self.classes, self.stuff_classes = name, list(classes), list(stuff_classes)
         self.splits = {s: list(ids) for s, ids in splits.items()}
         self.tags = {i: tuple(sorted(set(t))) for i, t in tags.items()}
         self.contexts = {c: list(s) for c, s in (contexts or {}).items()}
         self.superclasses, self.has = dict(superclasses or {}), set(has)
-        self.skipped: list[str] = []                     # what `skip_bad` left out, and why
-        self.notes: list[str] = []                       # what the user should know about how it was read
-        self.added: dict[str, Mapping[str, Tensor]] = {}  # fields from elsewhere: map of each id (`data.maps.add_maps`)
+        self.skipped: list[str] = []  # what `skip_bad` left out, and why
+        self.notes: list[str] = []  # what the user should know about how it was read
+        self.added: dict[
+            str, Mapping[str, Tensor]
+        ] = {}  # fields from elsewhere: map of each id (`data.maps.add_maps`)
 
     def read(self, id: str, field: str) -> Tensor:
         "One field of one image as its tv_tensor."
@@ -73,12 +78,14 @@ class WsssData:
         self.notes.append(text)
         print(f"{self.name}: {text}", file=sys.stderr)
 
-    def drop(self, bad: Mapping[str, str]) -> None:      # id -> what is wrong with it
+    def drop(self, bad: Mapping[str, str]) -> None:  # id -> what is wrong with it
         "Leave images out of every split and record why; a split may not become empty."
         kept = {s: [i for i in ids if i not in bad] for s, ids in self.splits.items()}
         if gone := [s for s, ids in kept.items() if self.splits[s] and not ids]:
-            raise UserError(f"{self.name}: every image of {', '.join(gone)} is bad: {list_offenders([*bad.values()])}.",
-                            "Repair the files.")
+            raise UserError(
+                f"{self.name}: every image of {', '.join(gone)} is bad: {list_offenders([*bad.values()])}.",
+                "Repair the files.",
+            )
         self.splits, self.skipped = kept, [*self.skipped, *bad.values()]
         self.__dict__.pop("_fingerprint", None)
 
@@ -93,30 +100,35 @@ class WsssData:
         "Image tags of a split."
         ids = self.ids(split)
         if bare := [i for i in ids if i not in self.tags]:
-            raise UserError(f"No tags in split {split!r} of {self.name}: {list_offenders(bare)}.", "Use another split.")
+            raise UserError(
+                f"No tags in split {split!r} of {self.name}: {list_offenders(bare)}.", "Use another split."
+            )
         return torch.stack([self.label(i) for i in ids])
 
-    def label(self, id: str) -> Tensor:      # float [C] in {0, 1}
+    def label(self, id: str) -> Tensor:  # float [C] in {0, 1}
         "Tags of one image."
         y = torch.zeros(len(self.classes))
         y[list(self.tags[id])] = 1
         return y
 
     def load(
-        self, id: str,
+        self,
+        id: str,
         fields: Sequence[str] = ("image",),  # read just these
     ) -> dict[str, Any]:
         "A sample: the fields asked for, its id, and its labels where it has tags."
         if missing := sorted(set(fields) - {"image"} - self.has):
             has = ", ".join(sorted(self.has)) or "tags only"
             raise UserError(f"{self.name} has no {', '.join(missing)}.", f"It has: {has}.")
-        sample: dict[str, Any] = {f: self.added[f][id] if f in self.added else self.read(id, f) for f in fields}
+        sample: dict[str, Any] = {
+            f: self.added[f][id] if f in self.added else self.read(id, f) for f in fields
+        }
         sample["id"] = id
         if id in self.tags:
             sample["labels"] = self.label(id)
         return sample
 
-    def fingerprint(self) -> str:            # 16 hexadecimal digits
+    def fingerprint(self) -> str:  # 16 hexadecimal digits
         "Hash of classes, ids, sizes and tags: the same for the same data wherever it lies; written into every result."
         if not hasattr(self, "_fingerprint"):
             rows = {s: [(i, self.size(i), self.tags.get(i)) for i in ids] for s, ids in self.splits.items()}
@@ -126,17 +138,20 @@ class WsssData:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{s} {len(ids)}" for s, ids in self.splits.items() if ids)
-        return f"{self.name}: {counts}; {len(self.classes)} classes; " + (", ".join(sorted(self.has)) or "tags only")
+        return f"{self.name}: {counts}; {len(self.classes)} classes; " + (
+            ", ".join(sorted(self.has)) or "tags only"
+        )
 
 # %% ../../nbs/data/00_base.ipynb #ab8c55ff
 class Split(Dataset):
     "The samples of one split, transformed; a key `(seed, index)` always gives the same sample."
+
     def __init__(
         self,
         data: WsssData,
         split: str,
-        fields: Sequence[str] = ("image",),   # what to read
-        transform: Callable | None = None,    # sample -> sample
+        fields: Sequence[str] = ("image",),  # what to read
+        transform: Callable | None = None,  # sample -> sample
     ):
         self.data, self.fields, self.transform = data, tuple(fields), transform
         self.ids = data.ids(split)
@@ -176,4 +191,4 @@ def same_size_batches(sizes: Sequence[tuple[int, int]], batch_size: int) -> Iter
     for i, size in enumerate(sizes):
         groups.setdefault(tuple(size), []).append(i)
     for size in sorted(groups, key=lambda s: -s[0] * s[1]):
-        yield from (groups[size][k:k + batch_size] for k in range(0, len(groups[size]), batch_size))
+        yield from (groups[size][k : k + batch_size] for k in range(0, len(groups[size]), batch_size))

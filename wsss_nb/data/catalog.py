@@ -14,13 +14,14 @@ FORMS = "Use cooccur, cooccur?p=0.7&n=400, folder:PATH or voc:PATH."
 
 
 def open_data(
-    name: str,               # `cooccur`, `cooccur?p=0.7&n=400`, `folder:PATH` or `voc:PATH`
+    name: str,  # `cooccur`, `cooccur?p=0.7&n=400`, `folder:PATH` or `voc:PATH`
     skip_bad: bool = False,  # continue without damaged images (recorded in `skipped`) instead of refusing them
 ) -> WsssData:
     "The data set of that name; whatever is wrong with it is one `UserError`."
     kind, _, path = name.partition(":")
     if kind.partition("?")[0] == "cooccur":
         from wsss_nb.data.cooccur import CooccurData
+
         return CooccurData(name)
     if kind == "coco":
         raise UserError("coco: is not available in this version.", FORMS)
@@ -30,6 +31,8 @@ def open_data(
         raise UserError(f"{name!r} names no path.", FORMS)
     if kind == "folder":
         from wsss_nb.data.folder import FolderData
+
         return FolderData(path, skip_bad=skip_bad)
     from wsss_nb.data.voc import VOCData
+
     return VOCData(path, skip_bad=skip_bad)

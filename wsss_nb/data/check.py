@@ -23,8 +23,10 @@ from .base import IGNORE, WsssData
 def look(
     data: WsssData,
     id: str,
-    fields: Sequence[str],             # what to decode
-) -> tuple[str, dict[str, set[int]]]:  # what is wrong ("" if nothing), and the labels present in `mask` and `stuff`
+    fields: Sequence[str],  # what to decode
+) -> tuple[
+    str, dict[str, set[int]]
+]:  # what is wrong ("" if nothing), and the labels present in `mask` and `stuff`
     "Decode an image's fields; sizes must agree, and label values must be known."
     seen: dict[str, set[int]] = {}
     known = dict(mask=(len(data.classes), "classes"), stuff=(len(data.stuff_classes), "stuff classes"))
@@ -51,6 +53,7 @@ def look_all(
     fields: Iterable[str] | None = None,  # None: all that each image has
 ) -> Iterator[tuple[str, str, dict[str, set[int]]]]:
     "(id, what is wrong, labels present) of many images, decoded by threads where they are files."
+
     def one(id: str):
         present = data.available(id) | {"image"}
         return id, *look(data, id, sorted(present if fields is None else present & set(fields)))
@@ -66,7 +69,9 @@ def look_all(
 def refuse(name: str, offenders: Sequence[str]) -> UserError:
     "The one error about bad images, naming up to ten."
     n = f"{len(offenders)} bad image" + "s" * (len(offenders) > 1)
-    return UserError(f"{n} in {name}: {list_offenders(offenders)}.", "Repair them, or leave them out with --skip-bad.")
+    return UserError(
+        f"{n} in {name}: {list_offenders(offenders)}.", "Repair them, or leave them out with --skip-bad."
+    )
 
 
 def find_bad(data: WsssData, splits: Iterable[str] | None = None) -> dict[str, str]:  # id -> what is wrong
@@ -78,8 +83,8 @@ def find_bad(data: WsssData, splits: Iterable[str] | None = None) -> dict[str, s
 def verify(
     data: WsssData,
     splits: Iterable[str] | None = None,  # None: all; an unknown or empty one is an error
-    skip_bad: bool = False,               # leave bad images out instead of refusing them
-) -> list[str]:                           # the images left out, and why
+    skip_bad: bool = False,  # leave bad images out instead of refusing them
+) -> list[str]:  # the images left out, and why
     "Check the images of some splits before they are used; generated ones need no check."
     for s in () if splits is None else splits:
         data.ids(s)
@@ -95,7 +100,7 @@ def cooccurrence(
     data: WsssData,
     split: str,
     limit: int | None = None,  # look at the first images only
-) -> Tensor:                   # [C, S] in [0, 1]; nan for a class without images
+) -> Tensor:  # [C, S] in [0, 1]; nan for a class without images
     "Share of the images with each class in which each stuff occurs."
     ids = data.ids(split)[:limit]
     stuff = torch.zeros(len(ids), len(data.stuff_classes))
@@ -109,37 +114,56 @@ def table(rows: Sequence[Sequence[object]]) -> str:  # the first row is the head
     "A markdown table that is also readable as text."
     text = [[str(c) for c in row] for row in rows]
     width = [max(len(row[k]) for row in text) for k in range(len(text[0]))]
-    lines = ["| " + " | ".join([r[0].ljust(width[0]), *(c.rjust(n) for c, n in zip(r[1:], width[1:]))]) + " |" for r in text]
-    return "\n".join([lines[0], "|" + "|".join([":" + "-" * (width[0] + 1), *("-" * (n + 1) + ":" for n in width[1:])]) + "|",
-                      *lines[1:]])
+    lines = [
+        "| " + " | ".join([r[0].ljust(width[0]), *(c.rjust(n) for c, n in zip(r[1:], width[1:]))]) + " |"
+        for r in text
+    ]
+    return "\n".join(
+        [
+            lines[0],
+            "|" + "|".join([":" + "-" * (width[0] + 1), *("-" * (n + 1) + ":" for n in width[1:])]) + "|",
+            *lines[1:],
+        ]
+    )
 
 
 @dataclass
 class DataReport:
     "What a data set holds and what is wrong with it; prints as markdown."
+
     name: str
     fingerprint: str
-    splits: list[list]      # heading, then one row per split
-    classes: list[list]     # heading, then one row per class: images per split, % of its images with each context
+    splits: list[list]  # heading, then one row per split
+    classes: list[
+        list
+    ]  # heading, then one row per class: images per split, % of its images with each context
     notes: list[str]
-    bad: list[str]          # what is wrong, one text per image
+    bad: list[str]  # what is wrong, one text per image
 
     def __str__(self) -> str:
         wrong = f"{len(self.bad)} bad: {list_offenders(self.bad)}" if self.bad else "No bad images."
-        return "\n\n".join([f"**{self.name}**, fingerprint {self.fingerprint}", table(self.splits), table(self.classes),
-                            "\n".join(f"- {n}" for n in [*self.notes, wrong])])
+        return "\n\n".join(
+            [
+                f"**{self.name}**, fingerprint {self.fingerprint}",
+                table(self.splits),
+                table(self.classes),
+                "\n".join(f"- {n}" for n in [*self.notes, wrong]),
+            ]
+        )
 
     _repr_markdown_ = __str__
 
 # %% ../../nbs/data/01_check.ipynb #0d887cab
 def often_with(
-    share: Tensor,              # [C, K] shares, nan where unknown
-    names: Sequence[str],       # K names
-    wide: int = 10,             # more than this: name the three most frequent instead
+    share: Tensor,  # [C, K] shares, nan where unknown
+    names: Sequence[str],  # K names
+    wide: int = 10,  # more than this: name the three most frequent instead
 ) -> tuple[list[str], list[list[str]]]:  # headings, and the cells of every class
     "Percentages as table columns."
+
     def percent(x: float) -> str:
         return "-" if x != x else f"{100 * x:.0f}"
+
     if len(names) <= wide:
         return [f"{n} %" for n in names], [[percent(x) for x in row.tolist()] for row in share]
     top = [sorted(zip(row.tolist(), names), reverse=True)[:3] for row in share.nan_to_num(0)]
@@ -159,14 +183,22 @@ def check_data(
         ids = data.ids(s)
         tags = [data.tags[i] for i in ids if i in data.tags]
         has = [sum(f in data.available(i) for i in ids) for f in extra]
-        rows.append([s, len(ids), sum(not t for t in tags), f"{sum(map(len, tags)) / max(1, len(tags)):.2f}", *has])
+        rows.append(
+            [s, len(ids), sum(not t for t in tags), f"{sum(map(len, tags)) / max(1, len(tags)):.2f}", *has]
+        )
         for id, wrong, seen in look_all(data, ids if data.files else ids[:limit]):
             bad += [wrong] if wrong else []
             if "mask" in seen and id in data.tags:
-                compared, differ = compared + 1, differ + ({v - 1 for v in seen["mask"] if v} != set(data.tags[id]))
+                compared, differ = (
+                    compared + 1,
+                    differ + ({v - 1 for v in seen["mask"] if v} != set(data.tags[id])),
+                )
     sizes = sorted((data.size(i) for s in splits for i in data.ids(s)), key=lambda s: s[0] * s[1])
     (h, w), (H, W) = sizes[0], sizes[-1]
-    notes.append(f"Image sizes: {w} x {h}" + (f" to {W} x {H} (width x height)." if (h, w) != (H, W) else " (width x height)."))
+    notes.append(
+        f"Image sizes: {w} x {h}"
+        + (f" to {W} x {H} (width x height)." if (h, w) != (H, W) else " (width x height).")
+    )
     if not data.files:
         notes.append(f"Generated: looked at the first {limit} images of each split.")
     if compared:
@@ -186,4 +218,7 @@ def class_rows(data: WsssData, splits: Sequence[str], limit: int) -> list[list]:
         y = data.labels(tagged[0])
         names, share = data.classes, (y.T @ y / y.sum(0)[:, None]).fill_diagonal_(float("nan"))
     heads, cells = often_with(share, names) if tagged else ([], [[] for _ in data.classes])
-    return [["class", *tagged, *heads], *([c, *(n[k] for n in counts), *cells[k]] for k, c in enumerate(data.classes))]
+    return [
+        ["class", *tagged, *heads],
+        *([c, *(n[k] for n in counts), *cells[k]] for k, c in enumerate(data.classes)),
+    ]

@@ -19,98 +19,113 @@ from .scenery.render import render
 from .scenery.scenes import CLASSES, OWN, STUFF, Scene, cast, plan
 
 # %% ../../nbs/data/04_cooccur.ipynb #c823fb09
-DRAWING = 1    # raise it when any picture changes: it is part of the fingerprint
-OPTIONS = dict(n=(int, 800, 4, 100_000, 'training images (val has a quarter, test half)'),
-               size=(int, 160, 32, 1024, 'side in pixels'),
-               p=(float, .9, 0, 1, 'probability that an object stands in its own context'),
-               q=(float, .15, 0, .95, 'share of images that show only contexts'),
-               seed=(int, 0, 0, 2**53, 'another set of images'))       # name -> type, default, lowest, highest, meaning
+DRAWING = 1  # raise it when any picture changes: it is part of the fingerprint
+OPTIONS = dict(
+    n=(int, 800, 4, 100_000, "training images (val has a quarter, test half)"),
+    size=(int, 160, 32, 1024, "side in pixels"),
+    p=(float, 0.9, 0, 1, "probability that an object stands in its own context"),
+    q=(float, 0.15, 0, 0.95, "share of images that show only contexts"),
+    seed=(int, 0, 0, 2**53, "another set of images"),
+)  # name -> type, default, lowest, highest, meaning
 
 
-def parse(name:str) -> dict:
+def parse(name: str) -> dict:
     "The options in a name such as `cooccur?p=0.7&n=400`, checked."
-    base, _, query = name.partition('?')
-    allowed = 'Options: ' + ', '.join(f'{k} ({lo} to {hi})' for k, (_, _, lo, hi, _) in OPTIONS.items()) + '.'
-    if base != 'cooccur':
-        raise UserError(f'{name!r} is not a name of the cooccur benchmark.', 'Use cooccur?p=0.9&n=800.')
+    base, _, query = name.partition("?")
+    allowed = "Options: " + ", ".join(f"{k} ({lo} to {hi})" for k, (_, _, lo, hi, _) in OPTIONS.items()) + "."
+    if base != "cooccur":
+        raise UserError(f"{name!r} is not a name of the cooccur benchmark.", "Use cooccur?p=0.9&n=800.")
     values = {k: o[1] for k, o in OPTIONS.items()}
-    for part in filter(None, query.split('&')):
-        key, eq, text = part.partition('=')
+    for part in filter(None, query.split("&")):
+        key, eq, text = part.partition("=")
         if key not in OPTIONS or not eq:
-            raise UserError(f'{name!r}: unknown option {part!r}.', allowed)
+            raise UserError(f"{name!r}: unknown option {part!r}.", allowed)
         kind, _, lo, hi, meaning = OPTIONS[key]
         try:
             value = kind(text)
         except ValueError:
-            value = float('nan')
+            value = float("nan")
         if not lo <= value <= hi:
-            word = 'a whole number' if kind is int else 'a number'
-            raise UserError(f'{name!r}: {key}={text} is not {word} from {lo} to {hi} ({meaning}).', allowed)
+            word = "a whole number" if kind is int else "a number"
+            raise UserError(f"{name!r}: {key}={text} is not {word} from {lo} to {hi} ({meaning}).", allowed)
         values[key] = value
     return values
 
 # %% ../../nbs/data/04_cooccur.ipynb #b7923ab5
 class CooccurData(WsssData):
     "The embedded benchmark, made on the fly; image i depends on seed, split, i, p and q alone, and on no other image."
-    def __init__(self, name:str='cooccur'):
+
+    def __init__(self, name: str = "cooccur"):
         o = parse(name)
-        self.image_size, self.p, self.q, self.seed = o['size'], o['p'], o['q'], o['seed']
-        counts = dict(train=o['n'], val=o['n']//4, test=o['n']//2)
-        splits = {s: [f'{s}_{i:05d}' for i in range(n)] for s, n in counts.items()}
+        self.image_size, self.p, self.q, self.seed = o["size"], o["p"], o["q"], o["seed"]
+        counts = dict(train=o["n"], val=o["n"] // 4, test=o["n"] // 2)
+        splits = {s: [f"{s}_{i:05d}" for i in range(n)] for s, n in counts.items()}
         tags = {i: [CLASSES.index(k) for k, _ in self.players(i)] for ids in splits.values() for i in ids}
-        super().__init__(name, CLASSES, splits, tags, STUFF, {c: [s] for c, s in OWN.items()},
-                         has=('mask', 'stuff', 'saliency', 'instances', 'boxes'))
-        self.latest = None, None, None                   # id, scene and pixels painted last
+        super().__init__(
+            name,
+            CLASSES,
+            splits,
+            tags,
+            STUFF,
+            {c: [s] for c, s in OWN.items()},
+            has=("mask", "stuff", "saliency", "instances", "boxes"),
+        )
+        self.latest = None, None, None  # id, scene and pixels painted last
 
-    def seed_of(self, id:str) -> int:
-        split, _, i = id.rpartition('_')
-        return derive_seed('cooccur', self.seed, split, int(i))
+    def seed_of(self, id: str) -> int:
+        split, _, i = id.rpartition("_")
+        return derive_seed("cooccur", self.seed, split, int(i))
 
-    def players(self, id:str) -> list:
+    def players(self, id: str) -> list:
         "Who is in an image: (class, stands in the second context?) of each object, without planning poses."
-        return cast(Dice(derive_seed(self.seed_of(id), 'who')), self.p, self.q)[0]
+        return cast(Dice(derive_seed(self.seed_of(id), "who")), self.p, self.q)[0]
 
-    def scene(self, id:str) -> Scene:
+    def scene(self, id: str) -> Scene:
         "The plan of an image."
         return plan(self.seed_of(id), self.p, self.q)
 
-    def paint(self, id:str) -> tuple[Scene, dict]:
+    def paint(self, id: str) -> tuple[Scene, dict]:
         "The plan and the pixels of an image; the last ones are kept, since fields are read one by one."
-        latest = self.latest                             # taken once: another thread may paint meanwhile
+        latest = self.latest  # taken once: another thread may paint meanwhile
         if latest[0] != id:
             scene = self.scene(id)
             self.latest = latest = id, scene, render(scene, self.image_size)
         return latest[1:]
 
-    def size(self, id:str) -> tuple[int, int]: return self.image_size, self.image_size
+    def size(self, id: str) -> tuple[int, int]:
+        return self.image_size, self.image_size
 
     def fingerprint(self) -> str:
         "The base's hash, and what the tags do not show: the dial, and the version of the drawing."
         return f"{derive_seed(super().fingerprint(), self.p, self.q, self.seed, DRAWING):016x}"
 
-    def read(self, id:str, field:str) -> Tensor:
+    def read(self, id: str, field: str) -> Tensor:
         "One field of one image."
         from torchvision import tv_tensors  # here, because it loads all of torchvision
-        scene, drawn = self.paint(id)
-        if field == 'image':
-            return tv_tensors.Image(torch.from_numpy(drawn['image'].copy()))
-        if field == 'stuff':
-            return tv_tensors.Mask(torch.from_numpy(drawn['stuff'].copy()))
-        instances, labels = drawn['instances'], [t.label for t in scene.objects]
-        if field == 'instances':
-            return tv_tensors.Mask(torch.from_numpy(instances.copy()))
-        if field == 'saliency':
-            return tv_tensors.Mask(torch.from_numpy((instances > 0).astype(np.float32)))
-        if field == 'mask':
-            return tv_tensors.Mask(torch.from_numpy(np.array([0, *labels], np.uint8)[instances]))
-        boxes = [[x.min(), y.min(), x.max()+1, y.max()+1] for y, x in
-                 (np.nonzero(instances == k+1) for k in range(len(labels)))]
-        return tv_tensors.BoundingBoxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), format='XYXY',
-                                        canvas_size=self.size(id))
 
-    def load(self, id:str, fields:Sequence[str]=('image',)) -> dict:
+        scene, drawn = self.paint(id)
+        if field == "image":
+            return tv_tensors.Image(torch.from_numpy(drawn["image"].copy()))
+        if field == "stuff":
+            return tv_tensors.Mask(torch.from_numpy(drawn["stuff"].copy()))
+        instances, labels = drawn["instances"], [t.label for t in scene.objects]
+        if field == "instances":
+            return tv_tensors.Mask(torch.from_numpy(instances.copy()))
+        if field == "saliency":
+            return tv_tensors.Mask(torch.from_numpy((instances > 0).astype(np.float32)))
+        if field == "mask":
+            return tv_tensors.Mask(torch.from_numpy(np.array([0, *labels], np.uint8)[instances]))
+        boxes = [
+            [x.min(), y.min(), x.max() + 1, y.max() + 1]
+            for y, x in (np.nonzero(instances == k + 1) for k in range(len(labels)))
+        ]
+        return tv_tensors.BoundingBoxes(
+            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=self.size(id)
+        )
+
+    def load(self, id: str, fields: Sequence[str] = ("image",)) -> dict:
         "A sample; with boxes also `box_labels`, the 0-based class of each."
         sample = super().load(id, fields)
-        if 'boxes' in fields:
-            sample['box_labels'] = torch.tensor([t.label-1 for t in self.paint(id)[0].objects]).long()
+        if "boxes" in fields:
+            sample["box_labels"] = torch.tensor([t.label - 1 for t in self.paint(id)[0].objects]).long()
         return sample

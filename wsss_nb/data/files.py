@@ -42,24 +42,30 @@ def decode(path: Path, mode: str = "") -> np.ndarray:  # [H, W] or [H, W, 3]
     except FileNotFoundError as e:
         raise UserError(f"No file {short(path)}.") from e
     except BROKEN as e:
-        known = "is truncated" if "truncated" in str(e) else "is not a picture" if "identify" in str(e) else ""
+        known = (
+            "is truncated" if "truncated" in str(e) else "is not a picture" if "identify" in str(e) else ""
+        )
         raise UserError(f"{short(path)} {known or f'cannot be read ({e})'}.", "Replace it.") from e
 
 
 def read_image(path: Path) -> torch.Tensor:  # tv_tensors.Image, uint8 [3, H, W]
     "A photograph in RGB."
     from torchvision import tv_tensors  # here, because it loads all of torchvision
+
     return tv_tensors.Image(torch.from_numpy(decode(path, "RGB")).permute(2, 0, 1).contiguous())
 
 # %% ../../nbs/data/02_files.ipynb #4f75cb82
 def read_map(path: Path, field: str) -> torch.Tensor:  # tv_tensors.Mask, [H, W]; types as in data.base
     "The numbers stored in a palette or grey PNG; saliency as grey values in [0, 1]."
     from torchvision import tv_tensors  # here, because it loads all of torchvision
+
     if field == "saliency":
         return tv_tensors.Mask(torch.from_numpy(decode(path, "L")).float() / 255)
     x = decode(path)
     if x.ndim != 2:
-        raise UserError(f"{short(path)} is a colour picture, not label numbers.", "Save it as a palette or grey PNG.")
+        raise UserError(
+            f"{short(path)} is a colour picture, not label numbers.", "Save it as a palette or grey PNG."
+        )
     if field == "superpixels":
         return tv_tensors.Mask(torch.from_numpy(x.astype(np.int32)))
     if x.dtype not in (np.uint8, bool):
@@ -69,8 +75,10 @@ def read_map(path: Path, field: str) -> torch.Tensor:  # tv_tensors.Mask, [H, W]
 # %% ../../nbs/data/02_files.ipynb #e3ccf8df
 def label_palette() -> list[int]:  # 768 numbers: R, G, B of 256 labels
     "The VOC colours, for writing palette PNGs: bits of the label spread over the channels."
+
     def channel(k: int, c: int) -> int:
         return sum(((k >> (3 * b + c)) & 1) << (7 - b) for b in range(3))
+
     return [channel(k, c) for k in range(256) for c in range(3)]
 
 
@@ -83,6 +91,7 @@ def write_map(path: Path, labels: Tensor) -> None:  # uint8 [H, W]
 # %% ../../nbs/data/02_files.ipynb #895a9173
 class Faults:
     "What is wrong with a set: faults of single images, which `skip_bad` leaves out, and faults of the whole."
+
     def __init__(self):
         self.whole: list[str] = []
         self.images: dict[str, str] = {}  # id -> its first fault
@@ -98,7 +107,9 @@ class Faults:
         if self.whole or (self.images and not skip_bad):
             found = [*self.whole, *self.images.values()]
             remedy = "Repair this." if self.whole else "Repair them, or leave them out with --skip-bad."
-            raise UserError(f"{len(found)} fault{'s' * (len(found) > 1)} in {name}: {list_offenders(found)}.", remedy)
+            raise UserError(
+                f"{len(found)} fault{'s' * (len(found) > 1)} in {name}: {list_offenders(found)}.", remedy
+            )
 
 # %% ../../nbs/data/02_files.ipynb #4413cdb9
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -108,7 +119,11 @@ def index(folder: Path, suffixes: Sequence[str] = (".png",)) -> dict[str, Path]:
     "The files of a folder by their name without suffix; nothing if there is no folder."
     if not folder.is_dir():
         return {}
-    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes and not p.name.startswith(".")}
+    return {
+        p.stem: p
+        for p in sorted(folder.iterdir())
+        if p.suffix.lower() in suffixes and not p.name.startswith(".")
+    }
 
 
 def read_lines(path: Path, faults: Faults) -> list[str]:
@@ -122,11 +137,14 @@ def read_lines(path: Path, faults: Faults) -> list[str]:
     return []
 
 # %% ../../nbs/data/02_files.ipynb #7ad318ca
-MAPS = dict(mask="SegmentationClass", stuff="SegmentationStuff", saliency="Saliency", superpixels="Superpixels")
+MAPS = dict(
+    mask="SegmentationClass", stuff="SegmentationStuff", saliency="Saliency", superpixels="Superpixels"
+)
 
 
 class FileData(WsssData):
     "Images and maps in files, found by id; opening reads the heads of the files, not their pixels."
+
     files = True
 
     def __init__(self, name: str, images: Mapping[str, Path], maps: Mapping[str, Mapping[str, Path]], **info):
@@ -154,7 +172,9 @@ class FileData(WsssData):
         "(height, width) that the file's head tells."
         path = self.path(id, field)
         if path is None:
-            raise UserError(f"{self.name} has no {field} for {id!r}.", "`wsss_nb data check` tells which images have one.")
+            raise UserError(
+                f"{self.name} has no {field} for {id!r}.", "`wsss_nb data check` tells which images have one."
+            )
         try:
             with Image.open(path) as im:
                 return im.height, im.width
@@ -164,11 +184,14 @@ class FileData(WsssData):
     def read(self, id: str, field: str) -> Tensor:
         path = self.path(id, field)
         if path is None:
-            raise UserError(f"{self.name} has no {field} for {id!r}.", "`wsss_nb data check` tells which images have one.")
+            raise UserError(
+                f"{self.name} has no {field} for {id!r}.", "`wsss_nb data check` tells which images have one."
+            )
         return read_image(path) if field == "image" else read_map(path, field)
 
     def check_heads(self, ids: Iterable[str], faults: Faults) -> None:
         "Every image is there and a picture, and its maps have its size."
+
         def one(id: str) -> str:
             try:
                 if id not in self.images:
@@ -176,13 +199,23 @@ class FileData(WsssData):
                 size = self.size(id)
                 for f in sorted(self.available(id)):
                     if (other := self.head(id, f)) != size:
-                        return "{} is {} x {} but its image is {} x {}".format(self.where(id, f), *other[::-1], *size[::-1])
+                        return "{} is {} x {} but its image is {} x {}".format(
+                            self.where(id, f), *other[::-1], *size[::-1]
+                        )
             except UserError as e:
                 return e.what.rstrip(".")
             return ""
+
         ids = list(dict.fromkeys(ids))
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = tqdm(pool.map(one, ids), total=len(ids), desc=f"opening {self.name}", unit="image", delay=2, leave=False)
+            found = tqdm(
+                pool.map(one, ids),
+                total=len(ids),
+                desc=f"opening {self.name}",
+                unit="image",
+                delay=2,
+                leave=False,
+            )
             for wrong, id in zip(found, ids):
                 if wrong:
                     faults.add(wrong, id)

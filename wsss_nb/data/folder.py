@@ -23,12 +23,12 @@ from .files import IMAGE_SUFFIXES, MAPS, Faults, FileData, index, read_lines, wr
 
 # %% ../../nbs/data/05_folder.ipynb #e3cf805e
 def write_folder(
-    path: str | Path,                                    # a new folder
-    samples: Mapping[str, Iterable[dict[str, Any]]],     # samples of each split, with whatever maps they have
+    path: str | Path,  # a new folder
+    samples: Mapping[str, Iterable[dict[str, Any]]],  # samples of each split, with whatever maps they have
     classes: Sequence[str],
     stuff_classes: Sequence[str] = (),
     contexts: Mapping[str, Sequence[str]] | None = None,
-    suffix: str = ".jpg",                                # or .png, without loss
+    suffix: str = ".jpg",  # or .png, without loss
 ) -> Path:
     "Write samples as `folder:PATH`: images, palette PNG masks, lists and tags."
     path = Path(path)
@@ -38,12 +38,19 @@ def write_folder(
     (path / "ImageSets/Segmentation").mkdir(parents=True)
     for split, those in samples.items():
         ids = [write_sample(path, s, suffix) or s for s in those]
-        rows += [[s["id"], split, " ".join(c for c, y in zip(classes, s["labels"]) if y)] for s in ids if "labels" in s]
+        rows += [
+            [s["id"], split, " ".join(c for c, y in zip(classes, s["labels"]) if y)]
+            for s in ids
+            if "labels" in s
+        ]
         (path / f"ImageSets/Segmentation/{split}.txt").write_text("".join(s["id"] + "\n" for s in ids))
     (path / "classes.txt").write_text("".join(c + "\n" for c in classes))
     if stuff_classes:
         (path / "stuff_classes.txt").write_text("".join(s + "\n" for s in stuff_classes))
-    tables = {"tags.csv": rows, "contexts.csv": [["class", "stuff"], *([c, s] for c in contexts or {} for s in contexts[c])]}
+    tables = {
+        "tags.csv": rows,
+        "contexts.csv": [["class", "stuff"], *([c, s] for c in contexts or {} for s in contexts[c])],
+    }
     for name, table in tables.items():
         if len(table) > 1:
             with open(path / name, "w", newline="") as f:
@@ -53,18 +60,24 @@ def write_folder(
 
 def write_sample(path: Path, sample: Mapping[str, Any], suffix: str = ".jpg") -> None:
     "Write one sample's image (uint8) and maps."
+
     def place(folder: str, suffix: str) -> Path:
         (path / folder).mkdir(exist_ok=True)
         return path / folder / f"{sample['id']}{suffix}"
+
     rgb = Image.fromarray(sample["image"].as_subclass(Tensor).permute(1, 2, 0).numpy())
     rgb.save(place("JPEGImages", suffix), quality=95, subsampling=0)
     for field in ("mask", "stuff"):
         if field in sample:
             write_map(place(MAPS[field], ".png"), sample[field])
     if "saliency" in sample:
-        Image.fromarray((sample["saliency"] * 255).round().to(torch.uint8).numpy()).save(place(MAPS["saliency"], ".png"))
+        Image.fromarray((sample["saliency"] * 255).round().to(torch.uint8).numpy()).save(
+            place(MAPS["saliency"], ".png")
+        )
     if "superpixels" in sample:
-        Image.fromarray(sample["superpixels"].numpy().astype("uint16")).save(place(MAPS["superpixels"], ".png"))
+        Image.fromarray(sample["superpixels"].numpy().astype("uint16")).save(
+            place(MAPS["superpixels"], ".png")
+        )
 
 # %% ../../nbs/data/05_folder.ipynb #6f57278c
 def read_names(path: Path, faults: Faults) -> list[str]:
@@ -92,14 +105,20 @@ def read_table(path: Path, columns: Sequence[str], faults: Faults) -> list[tuple
         faults.add(f"{path.name} is not a readable CSV file ({e})")
         return []
     for line in (line for line, row in rows if None in row):
-        faults.add(f"{path.name} line {line} has more cells than its header: put a cell that has commas into quotes")
+        faults.add(
+            f"{path.name} line {line} has more cells than its header: put a cell that has commas into quotes"
+        )
     return [(line, {k: v.strip() for k, v in row.items() if k}) for line, row in rows]
 
 # %% ../../nbs/data/05_folder.ipynb #d0c694fe
-def read_tags(path: Path, classes: Sequence[str], faults: Faults) -> tuple[dict[str, list[int]], dict[str, str]]:
+def read_tags(
+    path: Path, classes: Sequence[str], faults: Faults
+) -> tuple[dict[str, list[int]], dict[str, str]]:
     "Tags (0-based classes) and split of every id in `tags.csv`."
     if wide := [c for c in classes if len(c.split()) > 1]:
-        faults.add(f"classes.txt has {wide[0]!r}, but tags.csv separates names by spaces: write {wide[0].replace(' ', '_')}")
+        faults.add(
+            f"classes.txt has {wide[0]!r}, but tags.csv separates names by spaces: write {wide[0].replace(' ', '_')}"
+        )
     number = {c: k for k, c in enumerate(classes)}
     tags: dict[str, list[int]] = {}
     splits: dict[str, str] = {}
@@ -114,7 +133,9 @@ def read_tags(path: Path, classes: Sequence[str], faults: Faults) -> tuple[dict[
     return tags, splits
 
 
-def read_contexts(path: Path, classes: Sequence[str], stuff: Sequence[str], faults: Faults) -> dict[str, list[str]]:
+def read_contexts(
+    path: Path, classes: Sequence[str], stuff: Sequence[str], faults: Faults
+) -> dict[str, list[str]]:
     "The co-occurring stuff of classes, from `contexts.csv`."
     contexts: dict[str, list[str]] = {}
     for line, row in read_table(path, ("class", "stuff"), faults) if path.exists() else []:
@@ -145,19 +166,23 @@ def read_splits(root: Path, listed: Mapping[str, str], faults: Faults) -> dict[s
             faults.add(f"tags.csv gives {id} no split", id)
     for id, n in Counter(i for ids in splits.values() for i in ids).items():
         if n > 1:
-            faults.add(f"{id} is listed {n} times, in {' and '.join(s for s, ids in splits.items() if id in ids)}", id)
+            faults.add(
+                f"{id} is listed {n} times, in {' and '.join(s for s, ids in splits.items() if id in ids)}",
+                id,
+            )
     return splits
 
 
 def seeded_split(ids: Iterable[str]) -> dict[str, list[str]]:
     "One image in five for validation; the order of a hash of the ids decides, so it is the same everywhere."
     ids = sorted(ids)
-    val = set(sorted(ids, key=lambda i: derive_seed("split", i))[:(len(ids) + 4) // 5])
+    val = set(sorted(ids, key=lambda i: derive_seed("split", i))[: (len(ids) + 4) // 5])
     return dict(train=[i for i in ids if i not in val], val=[i for i in ids if i in val])
 
 # %% ../../nbs/data/05_folder.ipynb #e76364cf
 class FolderData(FileData):
     "`folder:PATH`: images and tags in the layout of VOC, with whatever maps there are."
+
     def __init__(self, path: str | Path, skip_bad: bool = False):
         root, name, faults = Path(path).expanduser(), f"folder:{path}", Faults()
         if not root.is_dir():
@@ -174,11 +199,22 @@ class FolderData(FileData):
         by_seed = not splits and not faults.whole
         splits = splits or seeded_split(tags or images)
         contexts = read_contexts(root / "contexts.csv", classes, stuff, faults)
-        super().__init__(name, images, maps, classes=classes, splits=splits, tags=tags, stuff_classes=stuff, contexts=contexts)
+        super().__init__(
+            name,
+            images,
+            maps,
+            classes=classes,
+            splits=splits,
+            tags=tags,
+            stuff_classes=stuff,
+            contexts=contexts,
+        )
         self.root = root
         self.check_heads([i for ids in splits.values() for i in ids], faults)
         if by_seed:
-            self.notice("no lists in ImageSets/Segmentation: one image in five is taken for validation, by its id.")
+            self.notice(
+                "no lists in ImageSets/Segmentation: one image in five is taken for validation, by its id."
+            )
         if tagged:
             self.check_tags(faults)
         elif not faults.whole:

@@ -27,9 +27,9 @@ from .files import FileData, index, read_map
 # %% ../../nbs/data/07_maps.ipynb #d3f88e01
 def cache_folder(
     data: WsssData,
-    kind: str,                     # 'superpixels', 'saliency'…
-    settings: Mapping[str, Any],   # everything that decides the maps
-) -> Path:                         # CACHE/KIND/FINGERPRINT/HASH, not yet made
+    kind: str,  # 'superpixels', 'saliency'…
+    settings: Mapping[str, Any],  # everything that decides the maps
+) -> Path:  # CACHE/KIND/FINGERPRINT/HASH, not yet made
     "Where the maps of a data set are kept."
     root = Path(os.environ.get("WSSS_NB_CACHE") or "~/.cache/wsss_nb").expanduser()
     text = json.dumps(dict(settings), sort_keys=True)
@@ -40,12 +40,15 @@ def write_maps(
     data: WsssData,
     ids: Iterable[str],
     folder: Path,
-    make: Callable[[ndarray], ndarray],   # image uint8 [H, W, 3] -> uint8 or uint16 [H, W]; called from several threads
-    workers: int | None = None,           # threads; default one per core
-    desc: str = "maps",                   # of the progress bar
+    make: Callable[
+        [ndarray], ndarray
+    ],  # image uint8 [H, W, 3] -> uint8 or uint16 [H, W]; called from several threads
+    workers: int | None = None,  # threads; default one per core
+    desc: str = "maps",  # of the progress bar
     about: Mapping[str, Any] | None = None,  # settings, kept beside the maps for people
-) -> int:                                 # how many were missing and are now made
+) -> int:  # how many were missing and are now made
     "Write the maps that are not there yet, `folder/ID.png`."
+
     def one(id: str) -> None:
         image = data.load(id)["image"].as_subclass(Tensor).permute(1, 2, 0).contiguous().numpy()
         with atomic_path(folder / f"{id}.png") as temporary:
@@ -60,13 +63,14 @@ def write_maps(
             for _ in tqdm(pool.map(one, todo), total=len(todo), desc=desc, unit="image", disable=not todo):
                 pass
         except BaseException:
-            pool.shutdown(cancel_futures=True)   # Ctrl-C or a bad image: finish what is begun, start nothing
+            pool.shutdown(cancel_futures=True)  # Ctrl-C or a bad image: finish what is begun, start nothing
             raise
     return len(todo)
 
 # %% ../../nbs/data/07_maps.ipynb #f53dd091
 class MapFolder(Mapping[str, Tensor]):
     "The maps in a folder by id, read when asked for."
+
     def __init__(self, folder: Path, field: str):
         self.folder, self.field = folder, field
 
@@ -78,7 +82,9 @@ class MapFolder(Mapping[str, Tensor]):
 
     def __getitem__(self, id: str) -> Tensor:
         if id not in self:
-            raise UserError(f"No {self.field} for {id!r} in {self.folder}.", "Make the maps of its split first.")
+            raise UserError(
+                f"No {self.field} for {id!r} in {self.folder}.", "Make the maps of its split first."
+            )
         return read_map(self.path(id), self.field)
 
     def __iter__(self) -> Iterator[str]:
@@ -90,15 +96,17 @@ class MapFolder(Mapping[str, Tensor]):
 
 def add_maps(
     data: WsssData,
-    field: str,           # 'superpixels' (16-bit labels), 'saliency' (grey values) or 'pseudo' (labels as in a mask): how it is read
-    folder: str | Path,   # ID.png of every image
-) -> WsssData:            # the same data set with this field; `data` itself stays as it is
+    field: str,  # 'superpixels' (16-bit labels), 'saliency' (grey values) or 'pseudo' (labels as in a mask): how it is read
+    folder: str | Path,  # ID.png of every image
+) -> WsssData:  # the same data set with this field; `data` itself stays as it is
     "Give a data set a field that is read from a folder of PNGs; it takes the place of one of the same name."
     maps = MapFolder(Path(folder).expanduser(), field)
     if field not in ("superpixels", "saliency", "pseudo"):
         raise UserError(f"A field {field!r} cannot be added.", "Add superpixels, saliency or pseudo.")
     if not any(i in maps for ids in data.splits.values() for i in ids):
-        raise UserError(f"No {field} of {data.name} in {folder}.", "The maps are named after the images: ID.png.")
+        raise UserError(
+            f"No {field} of {data.name} in {folder}.", "The maps are named after the images: ID.png."
+        )
     new = copy.copy(data)
     new.has, new.notes = data.has | {field}, [*data.notes]
     if isinstance(data, FileData):

@@ -37,29 +37,38 @@ def saliency_weights() -> Path:
 # %% ../../nbs/data/11_saliency.ipynb #0eb40e64
 class SaliencyNet:
     "U²-Net-P on onnxruntime; may be called from several threads."
+
     size = 320
 
-    def __init__(self, weights: Path | None = None):   # None: the packaged ones
+    def __init__(self, weights: Path | None = None):  # None: the packaged ones
         try:
-            import onnxruntime   # an extra
+            import onnxruntime  # an extra
         except ImportError as e:
-            raise UserError("Saliency maps need onnxruntime, which is not installed.", f"Run: {INSTALL}") from e
+            raise UserError(
+                "Saliency maps need onnxruntime, which is not installed.", f"Run: {INSTALL}"
+            ) from e
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1   # the threads are over images
-        usable = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in onnxruntime.get_available_providers()]
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # the threads are over images
+        usable = [
+            p
+            for p in ("CUDAExecutionProvider", "CPUExecutionProvider")
+            if p in onnxruntime.get_available_providers()
+        ]
         self.weights = weights or saliency_weights()
         self.session = onnxruntime.InferenceSession(str(self.weights), options, providers=usable)
 
-    def input(self, image: ndarray) -> ndarray:      # uint8 [H, W, 3] -> float32 [1, 3, 320, 320]
+    def input(self, image: ndarray) -> ndarray:  # uint8 [H, W, 3] -> float32 [1, 3, 320, 320]
         "The image as the network was trained to see it."
         small = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.LANCZOS)
         x = np.asarray(small, np.float32) / max(int(np.max(small)), 1)
-        x = (x - np.float32([.485, .456, .406])) / np.float32([.229, .224, .225])
+        x = (x - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
         return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
 
-    def __call__(self, image: ndarray) -> ndarray:   # uint8 [H, W, 3] -> float32 [H, W] in [0, 1]
+    def __call__(self, image: ndarray) -> ndarray:  # uint8 [H, W, 3] -> float32 [H, W] in [0, 1]
         "Probability of every pixel to belong to what stands out."
-        out, = self.session.run([self.session.get_outputs()[0].name], {self.session.get_inputs()[0].name: self.input(image)})
+        (out,) = self.session.run(
+            [self.session.get_outputs()[0].name], {self.session.get_inputs()[0].name: self.input(image)}
+        )
         full = Image.fromarray(out[0, 0]).resize(image.shape[1::-1], Image.Resampling.BILINEAR)
         return np.asarray(full).clip(0, 1)
 
@@ -70,17 +79,22 @@ class SaliencyNet:
 # %% ../../nbs/data/11_saliency.ipynb #2911c81b
 def with_saliency(
     data: WsssData,
-    split: str = "train",           # whose maps are made
-    replace: bool = False,          # also where the data set has its own
-    workers: int | None = None,     # threads; default one per core
-) -> WsssData:                      # with the field `saliency`
+    split: str = "train",  # whose maps are made
+    replace: bool = False,  # also where the data set has its own
+    workers: int | None = None,  # threads; default one per core
+) -> WsssData:  # with the field `saliency`
     "Saliency maps of a split from the cache (8-bit PNG), made where missing; a set that has its own keeps them."
     if "saliency" in data.fields(split) and not replace:
         return data
     net = SaliencyNet()
-    about = dict(kind="saliency", network="u2netp", weights=net.version(), version=1)   # raise the version when the maps change
+    about = dict(
+        kind="saliency", network="u2netp", weights=net.version(), version=1
+    )  # raise the version when the maps change
     folder = cache_folder(data, "saliency", about)
-    def make(image: ndarray) -> ndarray: return (net(image) * 255).round().astype(np.uint8)
+
+    def make(image: ndarray) -> ndarray:
+        return (net(image) * 255).round().astype(np.uint8)
+
     write_maps(data, data.ids(split), folder, make, workers, f"saliency of {data.name}, {split}", about)
     new = add_maps(data, "saliency", folder)
     if not any("U²-Net-P" in note for note in new.notes):

@@ -24,33 +24,41 @@ from ..run.recipe import NonNegative, Positive
 # %% ../../nbs/data/10_superpixels.ipynb #c2b7ff7d
 class Superpixels(Part):
     "How superpixels are made."
-    scale: Positive = 100.0            # Felzenszwalb: larger gives larger segments
-    sigma: NonNegative = 0.8           # its Gaussian blur before, pixels
-    min_size: Annotated[int, Field(ge=1)] = 50                   # its smallest segment, pixels
-    regions: Annotated[int, Field(ge=1, le=65535)] = 64          # at most so many after merging
+
+    scale: Positive = 100.0  # Felzenszwalb: larger gives larger segments
+    sigma: NonNegative = 0.8  # its Gaussian blur before, pixels
+    min_size: Annotated[int, Field(ge=1)] = 50  # its smallest segment, pixels
+    regions: Annotated[int, Field(ge=1, le=65535)] = 64  # at most so many after merging
 
 
-def segments(image: ndarray, how: Superpixels) -> ndarray:       # uint8 [H, W, 3] -> int32 [H, W], 0..R-1
+def segments(image: ndarray, how: Superpixels) -> ndarray:  # uint8 [H, W, 3] -> int32 [H, W], 0..R-1
     "Felzenszwalb's segments; of 8-neighbours, so they may hang together by a corner."
-    from skimage.segmentation import felzenszwalb   # here, because it loads much of scikit-image
+    from skimage.segmentation import felzenszwalb  # here, because it loads much of scikit-image
+
     return felzenszwalb(image, scale=how.scale, sigma=how.sigma, min_size=how.min_size).astype(np.int32)
 
 # %% ../../nbs/data/10_superpixels.ipynb #ceb14c8d
-COLOURS, DIRECTIONS, RESPONSES = 25, 8, 10   # bins per colour channel; directions, and bins of each
+COLOURS, DIRECTIONS, RESPONSES = 25, 8, 10  # bins per colour channel; directions, and bins of each
 
 
-def bins(image: ndarray) -> tuple[ndarray, ndarray]:   # uint8 [H, W, 3] -> uint8 [H, W, 3] and [H, W, 3 * 8]
+def bins(image: ndarray) -> tuple[ndarray, ndarray]:  # uint8 [H, W, 3] -> uint8 [H, W, 3] and [H, W, 3 * 8]
     "The bin of every pixel's colour and of its derivatives."
     from scipy.ndimage import gaussian_filter
     from skimage.color import rgb2lab
-    lab = rgb2lab(image).astype(np.float32) / np.float32([100, 160, 160]) + np.float32([0, .5, .5])
+
+    lab = rgb2lab(image).astype(np.float32) / np.float32([100, 160, 160]) + np.float32([0, 0.5, 0.5])
     rgb = image.astype(np.float32) / 255
     dy, dx = (gaussian_filter(rgb, (1, 1, 0), order) for order in ((1, 0, 0), (0, 1, 0)))
     angles = np.arange(DIRECTIONS) * np.pi / DIRECTIONS
-    step = 1 / np.sqrt(2 * np.pi)                      # the derivative across an edge from 0 to 1
-    along = (dx[..., None] * np.cos(angles) + dy[..., None] * np.sin(angles)).reshape(*image.shape[:2], -1) / step
-    def cells(x, n): return (x * n).clip(0, n - 1).astype(np.uint8)
-    return cells(lab, COLOURS), cells((along + 1.1) / 2, RESPONSES)   # no response is the middle of a bin
+    step = 1 / np.sqrt(2 * np.pi)  # the derivative across an edge from 0 to 1
+    along = (dx[..., None] * np.cos(angles) + dy[..., None] * np.sin(angles)).reshape(
+        *image.shape[:2], -1
+    ) / step
+
+    def cells(x, n):
+        return (x * n).clip(0, n - 1).astype(np.uint8)
+
+    return cells(lab, COLOURS), cells((along + 1.1) / 2, RESPONSES)  # no response is the middle of a bin
 
 # %% ../../nbs/data/10_superpixels.ipynb #886ea856
 @numba.njit(nogil=True, cache=True)
@@ -60,7 +68,8 @@ def _histograms(labels, bins, count, n):
     out = np.zeros((count, K * n), np.int64)
     for y in range(H):
         for x in range(W):
-            for k in range(K): out[labels[y, x], k * n + bins[y, x, k]] += 1
+            for k in range(K):
+                out[labels[y, x], k * n + bins[y, x, k]] += 1
     return out
 
 
@@ -68,7 +77,11 @@ def _histograms(labels, bins, count, n):
 def _shapes(labels, count):
     "Size [R], bounding box (top, left, bottom, right) [R, 4] and whether two regions touch (8-neighbours), [R, R]."
     H, W = labels.shape
-    size, box, touch = np.zeros(count, np.int64), np.zeros((count, 4), np.int64), np.zeros((count, count), np.bool_)
+    size, box, touch = (
+        np.zeros(count, np.int64),
+        np.zeros((count, 4), np.int64),
+        np.zeros((count, count), np.bool_),
+    )
     box[:, 0], box[:, 1] = H, W
     for y in range(H):
         for x in range(W):
@@ -84,7 +97,8 @@ def _shapes(labels, count):
 @numba.njit(nogil=True, cache=True)
 def _overlap(a, b, na, nb):
     common = 0
-    for k in range(a.size): common += min(a[k] * nb, b[k] * na)
+    for k in range(a.size):
+        common += min(a[k] * nb, b[k] * na)
     return common
 
 
@@ -94,8 +108,12 @@ def _likeness(a, b, size, box, colour, texture, area):
     na, nb = size[a], size[b]
     tall = max(box[a, 2], box[b, 2]) - min(box[a, 0], box[b, 0])
     wide = max(box[a, 3], box[b, 3]) - min(box[a, 1], box[b, 1])
-    return (_overlap(colour[a], colour[b], na, nb) / (3 * na * nb) + _overlap(texture[a], texture[b], na, nb) / (24 * na * nb)
-            + (1 - (na + nb) / area) + (1 - (tall * wide - na - nb) / area))
+    return (
+        _overlap(colour[a], colour[b], na, nb) / (3 * na * nb)
+        + _overlap(texture[a], texture[b], na, nb) / (24 * na * nb)
+        + (1 - (na + nb) / area)
+        + (1 - (tall * wide - na - nb) / area)
+    )
 
 # %% ../../nbs/data/10_superpixels.ipynb #1e7f6cb8
 @numba.njit(nogil=True, cache=True)
@@ -106,23 +124,36 @@ def _merge(size, box, touch, colour, texture, area, target):
     heap = [(0.0, 0, 0, 0) for _ in range(0)]
     for a in range(count):
         for b in range(a + 1, count):
-            if touch[a, b]: heap.append((-_likeness(a, b, size, box, colour, texture, area), a, b, 0))
+            if touch[a, b]:
+                heap.append((-_likeness(a, b, size, box, colour, texture, area), a, b, 0))
     heapq.heapify(heap)
     while left > target and len(heap):
         _, a, b, ages = heapq.heappop(heap)
-        if into[a] != a or into[b] != b or age[a] + age[b] != ages: continue
+        if into[a] != a or into[b] != b or age[a] + age[b] != ages:
+            continue
         into[b], age[a], left = a, age[a] + age[b] + 1, left - 1
         size[a] += size[b]
         colour[a] += colour[b]
         texture[a] += texture[b]
-        box[a] = min(box[a, 0], box[b, 0]), min(box[a, 1], box[b, 1]), max(box[a, 2], box[b, 2]), max(box[a, 3], box[b, 3])
+        box[a] = (
+            min(box[a, 0], box[b, 0]),
+            min(box[a, 1], box[b, 1]),
+            max(box[a, 2], box[b, 2]),
+            max(box[a, 3], box[b, 3]),
+        )
         for o in range(count):
             if (touch[a, o] or touch[b, o]) and o != a and into[o] == o:
                 touch[a, o] = touch[o, a] = True
                 first, second = min(a, o), max(a, o)
-                pair = -_likeness(first, second, size, box, colour, texture, area), first, second, age[a] + age[o]
+                pair = (
+                    -_likeness(first, second, size, box, colour, texture, area),
+                    first,
+                    second,
+                    age[a] + age[o],
+                )
                 heapq.heappush(heap, pair)
-    for r in range(count): into[r] = into[into[r]]   # the lower number stays, so it is settled before
+    for r in range(count):
+        into[r] = into[into[r]]  # the lower number stays, so it is settled before
     return into
 
 
@@ -133,43 +164,56 @@ def _renumber(labels, into):
     for y in range(labels.shape[0]):
         for x in range(labels.shape[1]):
             r = into[labels[y, x]]
-            if number[r] < 0: number[r], count = count, count + 1
+            if number[r] < 0:
+                number[r], count = count, count + 1
             labels[y, x] = number[r]
     return labels
 
 # %% ../../nbs/data/10_superpixels.ipynb #01425374
 def merge_regions(
-    labels: ndarray,   # int32 [H, W], 0..R-1
-    image: ndarray,    # uint8 [H, W, 3]
+    labels: ndarray,  # int32 [H, W], 0..R-1
+    image: ndarray,  # uint8 [H, W, 3]
     regions: int = 64,
-) -> ndarray:          # int32 [H, W], at most so many regions, numbered by their first pixel
+) -> ndarray:  # int32 [H, W], at most so many regions, numbered by their first pixel
     "Merge the most similar neighbours until at most `regions` are left (selective search, Uijlings et al. 2013, Alg. 1)."
     if labels.shape != image.shape[:2]:
-        raise UserError(f"Regions are {list(labels.shape)} but the image is {list(image.shape[:2])}.", "Use labels of the image's size.")
+        raise UserError(
+            f"Regions are {list(labels.shape)} but the image is {list(image.shape[:2])}.",
+            "Use labels of the image's size.",
+        )
     count = int(labels.max()) + 1
-    if count > 20_000:   # the table of touching pairs would pass 400 MB
-        raise UserError(f"{count} segments are too many to merge.", "Raise min_size or scale, or use a smaller image.")
+    if count > 20_000:  # the table of touching pairs would pass 400 MB
+        raise UserError(
+            f"{count} segments are too many to merge.", "Raise min_size or scale, or use a smaller image."
+        )
     colour, texture = bins(image)
     described = _histograms(labels, colour, count, COLOURS), _histograms(labels, texture, count, RESPONSES)
-    return _renumber(labels.astype(np.int32), _merge(*_shapes(labels, count), *described, labels.size, regions))
+    return _renumber(
+        labels.astype(np.int32), _merge(*_shapes(labels, count), *described, labels.size, regions)
+    )
 
 
-def superpixels(image: ndarray, how: Superpixels = Superpixels()) -> ndarray:   # uint8 [H, W, 3] -> int32 [H, W], 0..R-1
+def superpixels(
+    image: ndarray, how: Superpixels = Superpixels()
+) -> ndarray:  # uint8 [H, W, 3] -> int32 [H, W], 0..R-1
     "The superpixels of an image, each connected (8-neighbours); the same each time."
     return merge_regions(segments(image, how), image, how.regions)
 
 # %% ../../nbs/data/10_superpixels.ipynb #210dcafb
 def with_superpixels(
     data: WsssData,
-    split: str = "train",             # whose maps are made
+    split: str = "train",  # whose maps are made
     how: Superpixels = Superpixels(),
-    workers: int | None = None,       # threads; default one per core
-) -> WsssData:                        # with the field `superpixels`
+    workers: int | None = None,  # threads; default one per core
+) -> WsssData:  # with the field `superpixels`
     "Superpixels of a split from the cache, made where missing; a set that has its own keeps them."
     if "superpixels" in data.fields(split):
         return data
-    about = dict(kind="superpixels", version=1, **how.model_dump())   # raise the version when the maps change
+    about = dict(kind="superpixels", version=1, **how.model_dump())  # raise the version when the maps change
     folder = cache_folder(data, "superpixels", about)
-    def make(image: ndarray) -> ndarray: return superpixels(image, how).astype(np.uint16)
+
+    def make(image: ndarray) -> ndarray:
+        return superpixels(image, how).astype(np.uint16)
+
     write_maps(data, data.ids(split), folder, make, workers, f"superpixels of {data.name}, {split}", about)
     return add_maps(data, "superpixels", folder)

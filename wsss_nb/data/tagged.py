@@ -32,27 +32,35 @@ def split_tags(cells: Sequence[str]) -> list[list[str]]:
 
 # %% ../../nbs/data/08_tagged.ipynb #59d4a3ec
 def known_tags(
-    tags: Sequence[Sequence[str]],   # of each row
-    classes: Sequence[str],          # the names there are; empty: every tag is one
+    tags: Sequence[Sequence[str]],  # of each row
+    classes: Sequence[str],  # the names there are; empty: every tag is one
     faults: Faults,
-) -> list[str]:                      # the classes
+) -> list[str]:  # the classes
     "The class names; two that differ only in upper and lower case are a fault."
     classes = ["_".join(c.split()) for c in classes] or sorted({t for row in tags for t in row})
     if not classes:
         faults.add("no row has a tag")
     lower = Counter(c.lower() for c in classes)
     for same in (c for c, n in lower.items() if n > 1):
-        faults.add(f"the classes {' and '.join(repr(c) for c in classes if c.lower() == same)} are one name, written in two ways")
+        faults.add(
+            f"the classes {' and '.join(repr(c) for c in classes if c.lower() == same)} are one name, written in two ways"
+        )
     return classes
 
 # %% ../../nbs/data/08_tagged.ipynb #9c3e2bf1
 SUFFIXES = (*IMAGE_SUFFIXES, ".bmp", ".tif", ".tiff", ".webp")
 
 
-def find_photo(cell: str, files: dict[str, Path]) -> tuple[Path | None, str]:  # files: by their path in the folder
+def find_photo(
+    cell: str, files: dict[str, Path]
+) -> tuple[Path | None, str]:  # files: by their path in the folder
     "The file that a row names; else what is wrong with it."
     name = cell.replace("\\", "/").removeprefix("./")
-    found = [name] if name in files else [f for f in files if f.rpartition(".")[0] == name and Path(f).suffix.lower() in SUFFIXES]
+    found = (
+        [name]
+        if name in files
+        else [f for f in files if f.rpartition(".")[0] == name and Path(f).suffix.lower() in SUFFIXES]
+    )
     if not found:
         return None, f"no picture {cell!r}" if cell else "no name of a picture"
     if len(found) > 1:
@@ -64,18 +72,20 @@ def find_photo(cell: str, files: dict[str, Path]) -> tuple[Path | None, str]:  #
 # %% ../../nbs/data/08_tagged.ipynb #2d311a24
 def place_photo(
     file: Path,
-    target: Path,       # without suffix
-    longest: int,       # pixels of the longer side that are not made smaller; 0: any
-) -> str:               # what is wrong, or ''
+    target: Path,  # without suffix
+    longest: int,  # pixels of the longer side that are not made smaller; 0: any
+) -> str:  # what is wrong, or ''
     "A link to the picture, or an upright copy that fits; one that is there already is kept unless the picture is newer."
     try:
         old = [t for t in map(target.with_name, placed_names(target)) if t.is_symlink() or t.exists()]
-        if any(t.readlink() == file if t.is_symlink() else t.stat().st_mtime >= file.stat().st_mtime for t in old):
+        if any(
+            t.readlink() == file if t.is_symlink() else t.stat().st_mtime >= file.stat().st_mtime for t in old
+        ):
             return ""
         for t in old:
             t.unlink()
         with Image.open(file) as im:
-            upright = im.getexif().get(0x0112, 1) == 1   # the tag "Orientation"
+            upright = im.getexif().get(0x0112, 1) == 1  # the tag "Orientation"
             if file.suffix.lower() in IMAGE_SUFFIXES and upright and (not longest or max(im.size) <= longest):
                 with atomic_path(target.with_name(target.name + file.suffix.lower())) as p:
                     p.symlink_to(file)
@@ -98,14 +108,21 @@ def placed_names(target: Path) -> list[str]:
 
 # %% ../../nbs/data/08_tagged.ipynb #5d76afab
 def row_fault(
-    cell: str, id: str, file: Path, own: Sequence[str],   # the row: as written, its id, its file, its tags
-    names: Sequence[str],                                 # the classes
-    first: dict[str, tuple[int, Path | None]],            # line and file of the ids before it
+    cell: str,
+    id: str,
+    file: Path,
+    own: Sequence[str],  # the row: as written, its id, its file, its tags
+    names: Sequence[str],  # the classes
+    first: dict[str, tuple[int, Path | None]],  # line and file of the ids before it
 ) -> str:
     "A name that is there twice or a tag that is no class, or ''."
     if id in first:
         line, other = first[id]
-        return f"{cell} is there twice, first in line {line}" if other == file else f"{cell} would be called {id}, like line {line}'s"
+        return (
+            f"{cell} is there twice, first in line {line}"
+            if other == file
+            else f"{cell} would be called {id}, like line {line}'s"
+        )
     for t in own:
         if t not in names:
             close = get_close_matches(t, names, 1)
@@ -114,12 +131,18 @@ def row_fault(
 
 
 def read_rows(
-    images: Path, table: Path, classes: Sequence[str], faults: Faults,
-    out: Path,     # what lies in there is no photograph
+    images: Path,
+    table: Path,
+    classes: Sequence[str],
+    faults: Faults,
+    out: Path,  # what lies in there is no photograph
 ) -> tuple[dict[str, tuple[Path, list[str], str]], list[str], int]:
     "File, tags and split of every id of a table; the classes; and how many pictures of the folder have no row."
-    files = {p.relative_to(images).as_posix(): p for p in sorted(images.rglob("*"))
-             if p.is_file() and not p.name.startswith(".") and out not in p.parents}
+    files = {
+        p.relative_to(images).as_posix(): p
+        for p in sorted(images.rglob("*"))
+        if p.is_file() and not p.name.startswith(".") and out not in p.parents
+    }
     lines = read_table(table, ("image", "tags"), faults)
     if not lines and not faults.whole:
         faults.add(f"{table.name} has no rows")
@@ -137,20 +160,26 @@ def read_rows(
 
 # %% ../../nbs/data/08_tagged.ipynb #f7f7a7d5
 def tagged_folder(
-    images: str | Path,            # a folder of photographs, with folders inside or not
-    table: str | Path,             # a CSV with the columns image and tags
-    out: str | Path,               # a new folder, or one made here before, which is brought up to date
-    classes: Sequence[str] = (),   # names of the classes; empty: every tag of the table
-    longest: int = 500,            # photographs with a longer side (pixels) are copied smaller; 0: never
-    skip_bad: bool = False,        # leave out rows and pictures that are wrong, and say which, instead of refusing them
+    images: str | Path,  # a folder of photographs, with folders inside or not
+    table: str | Path,  # a CSV with the columns image and tags
+    out: str | Path,  # a new folder, or one made here before, which is brought up to date
+    classes: Sequence[str] = (),  # names of the classes; empty: every tag of the table
+    longest: int = 500,  # photographs with a longer side (pixels) are copied smaller; 0: never
+    skip_bad: bool = False,  # leave out rows and pictures that are wrong, and say which, instead of refusing them
 ) -> Path:
     "Make `folder:OUT` of photographs and a table of tags; whatever is wrong is one `UserError` that names it."
     images, table, out = (Path(p).expanduser().resolve() for p in (images, table, out))
     if not images.is_dir():
         raise UserError(f"No folder {images}.", "Name the folder that has the photographs.")
     if not table.is_file():
-        raise UserError(f"No table {table}.", "Name a CSV file with the columns image,tags: boat1.jpg,boat bird")
-    if out.is_dir() and not (out / "origin.json").exists() and any(not p.name.startswith(".") for p in out.iterdir()):
+        raise UserError(
+            f"No table {table}.", "Name a CSV file with the columns image,tags: boat1.jpg,boat bird"
+        )
+    if (
+        out.is_dir()
+        and not (out / "origin.json").exists()
+        and any(not p.name.startswith(".") for p in out.iterdir())
+    ):
         raise UserError(f"{out} is not empty, and was not made here.", "Name a new folder.")
     faults = Faults()
     rows, names, without = read_rows(images, table, classes, faults, out)
@@ -159,15 +188,22 @@ def tagged_folder(
     rows = {i: row for i, row in rows.items() if i not in faults.images}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         done = pool.map(lambda i: place_photo(rows[i][0], links / i, longest), rows)
-        for id, wrong in zip(rows, tqdm(done, total=len(rows), desc="photographs", unit="image", delay=2, leave=False)):
+        for id, wrong in zip(
+            rows, tqdm(done, total=len(rows), desc="photographs", unit="image", delay=2, leave=False)
+        ):
             if wrong:
                 faults.add(wrong, id)
     faults.settle(str(images), skip_bad)
     write_lists(out, {i: row for i, row in rows.items() if i not in faults.images}, names)
     if faults.images:
-        print(f"Left out, {len(faults.images)}: {list_offenders([*faults.images.values()])}.", file=sys.stderr)
+        print(
+            f"Left out, {len(faults.images)}: {list_offenders([*faults.images.values()])}.", file=sys.stderr
+        )
     if without:
-        print(f"Left out, without a row in {table.name}: {without} of the pictures in {images}.", file=sys.stderr)
+        print(
+            f"Left out, without a row in {table.name}: {without} of the pictures in {images}.",
+            file=sys.stderr,
+        )
     return out
 
 
@@ -184,7 +220,10 @@ def begin(out: Path, origin: dict) -> Path:
 def write_lists(out: Path, rows: dict[str, tuple[Path, list[str], str]], names: Sequence[str]) -> None:
     "classes.txt and tags.csv; pictures without a row go."
     splits = any(split for _, _, split in rows.values())
-    lines = [["id", "split", "tags"], *([i, split if splits else "train", " ".join(tags)] for i, (_, tags, split) in rows.items())]
+    lines = [
+        ["id", "split", "tags"],
+        *([i, split if splits else "train", " ".join(tags)] for i, (_, tags, split) in rows.items()),
+    ]
     wanted = {name for i in rows for name in placed_names(Path(i))}
     for p in (out / "JPEGImages").iterdir():
         if p.name not in wanted:

@@ -30,7 +30,7 @@ def randint(low: int, high: int) -> int:
 
 # %% ../../nbs/data/03_transforms.ipynb #fd4f3f16
 def resize(
-    x: Tensor,              # any picture of a sample, [..., h, w], or its boxes
+    x: Tensor,  # any picture of a sample, [..., h, w], or its boxes
     size: tuple[int, int],  # (height, width)
 ) -> Tensor:
     "Images: bilinear with antialias. Maps: the nearest pixel centre, so that they stay under the image. Boxes: scaled."
@@ -49,9 +49,12 @@ def move(sample: dict[str, Any], f: Callable[[Tensor], Tensor]) -> dict[str, Any
 
 class ResizeLong:
     "Scale so that the longer side is a random number of pixels in [low, high] (the papers' 320 to 640)."
+
     def __init__(self, low: int, high: int):
         if not 1 <= low <= high:
-            raise UserError(f"long_side ({low}, {high}) is not a range.", "Give (smallest, largest) in pixels.")
+            raise UserError(
+                f"long_side ({low}, {high}) is not a range.", "Give (smallest, largest) in pixels."
+            )
         self.low, self.high = low, high
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +66,7 @@ class ResizeLong:
 # %% ../../nbs/data/03_transforms.ipynb #44e4d46e
 class RandomScale:
     "Scale by a random factor in [low, high]."
+
     def __init__(self, low: float, high: float):
         if not 0 < low <= high:
             raise UserError(f"scale ({low}, {high}) is not a range.", "Give (smallest, largest) factor.")
@@ -76,22 +80,24 @@ class RandomScale:
 
 # %% ../../nbs/data/03_transforms.ipynb #2cdd76d8
 def crop(
-    x: Tensor,              # [..., h, w]
-    top: int, left: int,    # may be negative: outside the image
+    x: Tensor,  # [..., h, w]
+    top: int,
+    left: int,  # may be negative: outside the image
     size: int,
     fill: float | Sequence[float],  # one value, or one per channel
-) -> Tensor:                # [..., size, size]
+) -> Tensor:  # [..., size, size]
     "A square window of `x`, filled where it leaves `x`."
     plain = x.as_subclass(Tensor)
     out = plain.new_empty((*x.shape[:-2], size, size))
     out[:] = torch.tensor(fill, dtype=x.dtype)[..., None, None] if isinstance(fill, Sequence) else fill
     t, l_, b, r = max(top, 0), max(left, 0), min(top + size, x.shape[-2]), min(left + size, x.shape[-1])
-    out[..., t - top:b - top, l_ - left:r - left] = plain[..., t:b, l_:r]
+    out[..., t - top : b - top, l_ - left : r - left] = plain[..., t:b, l_:r]
     return tv_tensors.wrap(out, like=x)
 
 # %% ../../nbs/data/03_transforms.ipynb #3f726943
 class RandomCrop:
     "A random square window; adds `valid`, False where it had to pad; boxes left without area are dropped."
+
     def __init__(self, size: int):
         self.size = size
 
@@ -99,8 +105,12 @@ class RandomCrop:
         h, w = sample["image"].shape[-2:]
         top, left = (randint(min(0, n - self.size), max(0, n - self.size)) for n in (h, w))
         sample = sample | {"valid": tv_tensors.Mask(torch.ones(h, w, dtype=torch.bool))}
-        out = {k: crop(v, top, left, self.size, MEAN_COLOUR if k == "image" else FILL.get(k, 0))
-               if isinstance(v, tv_tensors.Image | tv_tensors.Mask) else v for k, v in sample.items()}
+        out = {
+            k: crop(v, top, left, self.size, MEAN_COLOUR if k == "image" else FILL.get(k, 0))
+            if isinstance(v, tv_tensors.Image | tv_tensors.Mask)
+            else v
+            for k, v in sample.items()
+        }
         if "boxes" in sample:
             boxes = F.clamp_bounding_boxes(F.crop(sample["boxes"], top, left, self.size, self.size))
             keep = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
@@ -111,12 +121,14 @@ class RandomCrop:
 # %% ../../nbs/data/03_transforms.ipynb #85a7fb70
 class RandomFlip:
     "Mirror left to right, half of the time."
+
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         return move(sample, F.horizontal_flip) if torch.rand(()) < 0.5 else sample
 
 # %% ../../nbs/data/03_transforms.ipynb #80996352
 class ColourJitter:
     "Random brightness, contrast, saturation and hue of the image alone; one number means the first three."
+
     def __init__(self, strength: float | Sequence[float]):
         b, c, s, h = (strength, strength, strength, 0.0) if isinstance(strength, int | float) else strength
         self.jitter = v2.ColorJitter(b, c, s, h)
@@ -127,12 +139,14 @@ class ColourJitter:
 
 class ToFloat:
     "uint8 pixels to float32 in [0, 1]; the last step."
+
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         return sample | {"image": F.to_dtype(sample["image"], torch.float32, scale=True)}
 
 
 class Chain:
     "Transforms one after the other."
+
     def __init__(self, steps: Sequence[Callable]):
         self.steps = list(steps)
 
@@ -143,11 +157,11 @@ class Chain:
 
 # %% ../../nbs/data/03_transforms.ipynb #01551377
 def train_transform(
-    crop: int = 512,                                  # side of the square crop
-    long_side: tuple[int, int] | None = (320, 640),   # range of the longer side before cropping
+    crop: int = 512,  # side of the square crop
+    long_side: tuple[int, int] | None = (320, 640),  # range of the longer side before cropping
     flip: bool = True,
-    jitter: float | Sequence[float] = 0.0,            # one strength, or (brightness, contrast, saturation, hue)
-    scale: tuple[float, float] | None = None,         # a range of factors, used instead of `long_side`
+    jitter: float | Sequence[float] = 0.0,  # one strength, or (brightness, contrast, saturation, hue)
+    scale: tuple[float, float] | None = None,  # a range of factors, used instead of `long_side`
 ) -> Chain:
     "Resize, flip, colour jitter, crop, float: image and maps together, `valid` added."
     steps: list[Callable] = []
@@ -168,10 +182,10 @@ def eval_transform() -> Chain:
 
 # %% ../../nbs/data/03_transforms.ipynb #1ef6b2ca
 def multi_scale(
-    image: Tensor,                                    # float, [3, H, W] or [B, 3, H, W]
+    image: Tensor,  # float, [3, H, W] or [B, 3, H, W]
     scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
-    flip: bool = True,                                # append the mirrored images to each batch
-) -> list[Tensor]:                                    # for each scale [B or 2B, 3, h, w]
+    flip: bool = True,  # append the mirrored images to each batch
+) -> list[Tensor]:  # for each scale [B or 2B, 3, h, w]
     "The images at several scales (bilinear, antialiased), each batch followed by its mirror image."
     x = image.as_subclass(Tensor)
     x = x[None] if x.ndim == 3 else x

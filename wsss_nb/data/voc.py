@@ -55,7 +55,9 @@ def sbd_ids(root: Path, sbd: str | Path | None = None) -> list[str] | None:
     return None
 
 
-def voc_splits(root: Path, images: Sequence[str], sbd: str | Path | None, faults: Faults) -> dict[str, list[str]]:
+def voc_splits(
+    root: Path, images: Sequence[str], sbd: str | Path | None, faults: Faults
+) -> dict[str, list[str]]:
     "train, val; trainaug where a list or SBD tells it; test where its images are."
     folder = root / "ImageSets/Segmentation"
     splits = {s: read_lines(folder / f"{s}.txt", faults) for s in ("train", "val")}
@@ -81,18 +83,28 @@ WHERE = dict(
 
 class VOCData(FileData):
     "`voc:PATH`, PATH = VOCdevkit/VOC2012: tags from XML; masks where they are."
+
     def __init__(self, path: str | Path, skip_bad: bool = False, sbd: str | Path | None = None):
         root, name, faults = Path(path).expanduser(), f"voc:{path}", Faults()
         for folder in ("", "JPEGImages", "Annotations", "ImageSets/Segmentation"):
             if not (root / folder).is_dir():
-                raise UserError(f"No folder {Path(path) / folder}.",
-                                "Unpack VOCtrainval_11-May-2012.tar and name the folder VOCdevkit/VOC2012 in it.")
+                raise UserError(
+                    f"No folder {Path(path) / folder}.",
+                    "Unpack VOCtrainval_11-May-2012.tar and name the folder VOCdevkit/VOC2012 in it.",
+                )
         images = index(root / "JPEGImages", IMAGE_SUFFIXES)
         maps = {f: index(root / folder) for f, folder in MAPS.items() if f != "stuff"}
         maps["mask"] = index(root / "SegmentationClassAug") | maps["mask"]
         splits = voc_splits(root, list(images), sbd, faults)
-        super().__init__(name, images, maps, classes=CLASSES, splits=splits, tags={},
-                         superclasses={c: s for s, members in SUPERCLASSES.items() for c in members})
+        super().__init__(
+            name,
+            images,
+            maps,
+            classes=CLASSES,
+            splits=splits,
+            tags={},
+            superclasses={c: s for s, members in SUPERCLASSES.items() for c in members},
+        )
         self.has.add("boxes")
         self.root, self.objects = root, {}
         self.check_heads([i for ids in splits.values() for i in ids], faults)
@@ -107,6 +119,7 @@ class VOCData(FileData):
 
     def read_annotations(self, ids: Sequence[str], faults: Faults) -> None:
         "Tags and boxes of these images."
+
         def one(id: str) -> tuple[str, list, str]:
             try:
                 objects = read_objects(self.root / f"Annotations/{id}.xml")
@@ -114,6 +127,7 @@ class VOCData(FileData):
                 return id, [], e.what.rstrip(".")
             unknown = [c for c, _ in objects if c not in CLASSES]
             return id, objects, f"Annotations/{id}.xml has unknown class {unknown[0]!r}" if unknown else ""
+
         ids = list(dict.fromkeys(ids))
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             bar = dict(total=len(ids), desc=f"tags of {self.name}", unit="image", delay=2, leave=False)
@@ -135,6 +149,7 @@ class VOCData(FileData):
         if field != "boxes":
             return super().read(id, field)
         from torchvision import tv_tensors  # here, because it loads all of torchvision
+
         boxes = torch.tensor([box for _, box in self.objects.get(id, [])]).reshape(-1, 4)
         return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.size(id))
 

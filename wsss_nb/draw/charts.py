@@ -23,145 +23,194 @@ from .grids import MARKERS, RUN_COLOURS, empty_grid, styled
 # %% ../../nbs/draw/02_charts.ipynb #38609406
 @styled
 def training_curves(
-    log,                                    # rows {step, lr, loss, part: value…} of a run, or {run: rows}
-    floors:Mapping[str, float]|None=None,   # part -> the best value it can reach
-    title:str='',
-    parts:Sequence[str]|None=None,          # which columns; default every one logged
+    log,  # rows {step, lr, loss, part: value…} of a run, or {run: rows}
+    floors: Mapping[str, float] | None = None,  # part -> the best value it can reach
+    title: str = "",
+    parts: Sequence[str] | None = None,  # which columns; default every one logged
 ) -> Figure:
     "Loss parts beside their floors, and the learning rate, against steps."
-    runs = {name: pd.DataFrame(list(rows)) for name, rows in (log if isinstance(log, Mapping) else {'': log}).items()}
-    if not runs or any('step' not in t or not len(t) for t in runs.values()):
-        raise UserError('The log has no steps to draw.', 'Train for at least one logged step.')
+    runs = {
+        name: pd.DataFrame(list(rows))
+        for name, rows in (log if isinstance(log, Mapping) else {"": log}).items()
+    }
+    if not runs or any("step" not in t or not len(t) for t in runs.values()):
+        raise UserError("The log has no steps to draw.", "Train for at least one logged step.")
     logged = dict.fromkeys(c for t in runs.values() for c in t)
-    columns = [*(parts or [c for c in logged if c not in ('step', 'epoch', 'lr', 'seconds_per_step')]), 'lr']
+    columns = [*(parts or [c for c in logged if c not in ("step", "epoch", "lr", "seconds_per_step")]), "lr"]
     columns = [c for c in columns if c in logged]
     wide = min(len(columns), 4)
-    fig, axes = empty_grid([1.5] * -(-len(columns) // wide), wide, 2.1, title, (0, .2))
-    for ax in axes.flat[len(columns):]: ax.set_axis_off()
+    fig, axes = empty_grid([1.5] * -(-len(columns) // wide), wide, 2.1, title, (0, 0.2))
+    for ax in axes.flat[len(columns) :]:
+        ax.set_axis_off()
     for ax, part in zip(axes.flat, columns):
         for (name, t), colour in zip(runs.items(), RUN_COLOURS if len(runs) > 1 else RUN_COLOURS[1:]):
-            if part in t: ax.plot(t['step'], t[part], color=colour, label=name or None)
+            if part in t:
+                ax.plot(t["step"], t[part], color=colour, label=name or None)
         if (floor := (floors or {}).get(part)) is not None:
-            ax.axhline(floor, color='.3', ls='--', lw=1)
-            ax.annotate(f'floor {floor:.3g}', (1, floor), xycoords=('axes fraction', 'data'), xytext=(0, 2),
-                        textcoords='offset points', ha='right', va='bottom', fontsize=7, color='.3')
-        ax.set_title('learning rate' if part == 'lr' else part)
-        ax.ticklabel_format(axis='y', scilimits=(-3, 4))
-    for ax in axes[-1]: ax.set_xlabel('step')
+            ax.axhline(floor, color=".3", ls="--", lw=1)
+            ax.annotate(
+                f"floor {floor:.3g}",
+                (1, floor),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                fontsize=7,
+                color=".3",
+            )
+        ax.set_title("learning rate" if part == "lr" else part)
+        ax.ticklabel_format(axis="y", scilimits=(-3, 4))
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
     if len(runs) > 1:
-        lines = {line.get_label(): line for ax in axes.flat for line in ax.get_lines() if line.get_label() in runs}
-        fig.legend(lines.values(), lines.keys(), loc='outside lower right', ncols=4)
+        lines = {
+            line.get_label(): line for ax in axes.flat for line in ax.get_lines() if line.get_label() in runs
+        }
+        fig.legend(lines.values(), lines.keys(), loc="outside lower right", ncols=4)
     return fig
 
 # %% ../../nbs/draw/02_charts.ipynb #3d47d7ff
-def column_mean(x:ndarray) -> ndarray:
+def column_mean(x: ndarray) -> ndarray:
     "Mean of the defined values of each column; NaN where there is none."
     known = ~np.isnan(x)
     return ratio(np.where(known, x, 0).sum(0), known.sum(0))
 
 # %% ../../nbs/draw/02_charts.ipynb #0e87d6fb
-SPREAD = {'std': '± one standard deviation', 't95': '95 % t-interval of the mean'}
+SPREAD = {"std": "± one standard deviation", "t95": "95 % t-interval of the mean"}
 
 
 def spread(
-    x:ndarray,          # one row per seed, [seeds, X]; NaN is left out
-    kind:str='std',     # of SPREAD
-) -> ndarray:           # [X]; NaN for fewer than two values
+    x: ndarray,  # one row per seed, [seeds, X]; NaN is left out
+    kind: str = "std",  # of SPREAD
+) -> ndarray:  # [X]; NaN for fewer than two values
     "Half the length of a whisker over seeds."
     known = ~np.isnan(x)
     n = known.sum(0)
-    std = np.sqrt(ratio((np.where(known, x - column_mean(x), 0)**2).sum(0), n - 1))
-    return std if kind == 'std' else std * ratio(student.ppf(.975, np.maximum(n - 1, 1)), np.sqrt(n))
+    std = np.sqrt(ratio((np.where(known, x - column_mean(x), 0) ** 2).sum(0), n - 1))
+    return std if kind == "std" else std * ratio(student.ppf(0.975, np.maximum(n - 1, 1)), np.sqrt(n))
 
 
-def seeds_text(x:ndarray) -> str:
+def seeds_text(x: ndarray) -> str:
     "How many seeds lie behind the columns: '1 seed', '3 seeds', '1-3 seeds'."
     n = (~np.isnan(x)).sum(0)
     least, most = (int(n[n > 0].min()), int(n.max())) if n.any() else (0, 0)
-    return f"{most} seed{'s' * (most != 1)}" if least == most else f'{least}–{most} seeds'
+    return f"{most} seed{'s' * (most != 1)}" if least == most else f"{least}–{most} seeds"
 
 # %% ../../nbs/draw/02_charts.ipynb #4dc3bdff
 @styled
 def compare_rows(
-    values:Mapping[str, ndarray],   # run -> shares in [0, 1] per seed and row, [seeds, R] or [R]
-    labels:Sequence[str],           # the R rows, e.g. class names
-    xlabel:str='IoU (%)',
-    title:str='',
-    sort:bool=True,                 # by the first run
-    scale:float=100,
-    whiskers:str='std',             # over seeds: ± one standard deviation, or 't95', the 95 % t-interval of the mean
+    values: Mapping[str, ndarray],  # run -> shares in [0, 1] per seed and row, [seeds, R] or [R]
+    labels: Sequence[str],  # the R rows, e.g. class names
+    xlabel: str = "IoU (%)",
+    title: str = "",
+    sort: bool = True,  # by the first run
+    scale: float = 100,
+    whiskers: str = "std",  # over seeds: ± one standard deviation, or 't95', the 95 % t-interval of the mean
 ) -> Figure:
     "One dot per run and row, joined, with whiskers over seeds."
     table = {run: np.atleast_2d(np.asarray(v, float)) * scale for run, v in values.items()}
     if any(v.shape[1] != len(labels) for v in table.values()):
-        raise UserError(f'{len(labels)} labels for rows of {[v.shape[1] for v in table.values()]} values.')
+        raise UserError(f"{len(labels)} labels for rows of {[v.shape[1] for v in table.values()]} values.")
     mean = np.array([column_mean(v) for v in table.values()])
-    order = np.argsort(-mean[0], kind='stable') if sort else np.arange(len(labels))
-    fig, axes = empty_grid([.21 * len(labels) + .6], 1, 4.6, title)
+    order = np.argsort(-mean[0], kind="stable") if sort else np.arange(len(labels))
+    fig, axes = empty_grid([0.21 * len(labels) + 0.6], 1, 4.6, title)
     ax, y = axes[0, 0], np.arange(len(labels))
-    ax.hlines(y, np.nanmin(mean, 0)[order], np.nanmax(mean, 0)[order], color='.75', lw=2, zorder=1)
+    ax.hlines(y, np.nanmin(mean, 0)[order], np.nanmax(mean, 0)[order], color=".75", lw=2, zorder=1)
     for (run, v), m, colour, marker in zip(table.items(), mean, RUN_COLOURS, MARKERS):
-        ax.errorbar(m[order], y, xerr=spread(v, whiskers)[order], fmt=marker, color=colour, elinewidth=1, capsize=2,
-                    label=f'{run} ({seeds_text(v)})')
-    ax.set(yticks=y, yticklabels=[labels[i] for i in order], ylim=(len(labels) - .5, -.5))
+        ax.errorbar(
+            m[order],
+            y,
+            xerr=spread(v, whiskers)[order],
+            fmt=marker,
+            color=colour,
+            elinewidth=1,
+            capsize=2,
+            label=f"{run} ({seeds_text(v)})",
+        )
+    ax.set(yticks=y, yticklabels=[labels[i] for i in order], ylim=(len(labels) - 0.5, -0.5))
     ax.set(xlabel=xlabel, xlim=(0, None))
-    ax.grid(False, axis='y')
-    fig.legend(loc='outside lower right', ncols=3)
+    ax.grid(False, axis="y")
+    fig.legend(loc="outside lower right", ncols=3)
     return fig
 
 # %% ../../nbs/draw/02_charts.ipynb #379687d4
 def leak_rows(table) -> dict[tuple[str, str], float]:
     "The leaks of one run by (class, context), from `Leak.table()` or its records."
-    if isinstance(table, pd.DataFrame): table = table.reset_index().to_dict('records')
-    return {(r['class'], r['context']): r['leak'] for r in table}
+    if isinstance(table, pd.DataFrame):
+        table = table.reset_index().to_dict("records")
+    return {(r["class"], r["context"]): r["leak"] for r in table}
 
 # %% ../../nbs/draw/02_charts.ipynb #c321b217
 def leak_plot(
-    tables:Mapping[str, object],   # run -> `Leak.table()` or its records, or a list of those, one per seed
-    title:str='',
-    whiskers:str='std',            # see `compare_rows`
+    tables: Mapping[str, object],  # run -> `Leak.table()` or its records, or a list of those, one per seed
+    title: str = "",
+    whiskers: str = "std",  # see `compare_rows`
 ) -> Figure:
     "Leak per class and context for each run: how much of the CAM lies on what stands around."
-    def per_seed(x): return [x] if isinstance(x, pd.DataFrame) or isinstance(x[0], Mapping) else x
+
+    def per_seed(x):
+        return [x] if isinstance(x, pd.DataFrame) or isinstance(x[0], Mapping) else x
+
     seeds = {run: [leak_rows(t) for t in per_seed(x)] for run, x in tables.items()}
     pairs = list(dict.fromkeys(p for run in seeds.values() for t in run for p in t))
-    values = {run: np.array([[t.get(p, np.nan) for p in pairs] for t in ts], float) for run, ts in seeds.items()}
-    return compare_rows(values, [f'{c} on {s}' for c, s in pairs], 'leak: share of the CAM on the context (%)', title,
-                        whiskers=whiskers)
+    values = {
+        run: np.array([[t.get(p, np.nan) for p in pairs] for t in ts], float) for run, ts in seeds.items()
+    }
+    return compare_rows(
+        values,
+        [f"{c} on {s}" for c, s in pairs],
+        "leak: share of the CAM on the context (%)",
+        title,
+        whiskers=whiskers,
+    )
 
 # %% ../../nbs/draw/02_charts.ipynb #2269f181
 def draw_lines(
-    ax:Axes,
-    x:Sequence[float],              # [X]
-    values:Mapping[str, ndarray],   # run -> shares in [0, 1] per seed, [seeds, X] or [X]; NaN: not measured
-    band:str='std',                 # of SPREAD
-    mark:Callable|None=None,        # np.argmax or np.argmin: mark this point of the mean
-    dots:bool=True,                 # a marker at every x
-    scale:float=100,
+    ax: Axes,
+    x: Sequence[float],  # [X]
+    values: Mapping[str, ndarray],  # run -> shares in [0, 1] per seed, [seeds, X] or [X]; NaN: not measured
+    band: str = "std",  # of SPREAD
+    mark: Callable | None = None,  # np.argmax or np.argmin: mark this point of the mean
+    dots: bool = True,  # a marker at every x
+    scale: float = 100,
 ):
     "One line per run: the mean over seeds with its band; a bar where a point has no neighbour to share a band with."
     for (run, v), colour, marker in zip(values.items(), RUN_COLOURS, MARKERS):
         v, at = np.atleast_2d(np.asarray(v, float)) * scale, np.asarray(x, float)
         mean, half = column_mean(v), spread(v, band)
         known = ~np.isnan(mean)
-        ax.plot(at[known], mean[known], color=colour, marker=marker if dots else None, label=f'{run} ({seeds_text(v)})')
-        ax.fill_between(at[known], (mean - half)[known], (mean + half)[known], color=colour, alpha=.25, lw=0)
-        if dots: ax.errorbar(at, mean, half, fmt='none', ecolor=colour, elinewidth=1, capsize=2)
+        ax.plot(
+            at[known],
+            mean[known],
+            color=colour,
+            marker=marker if dots else None,
+            label=f"{run} ({seeds_text(v)})",
+        )
+        ax.fill_between(at[known], (mean - half)[known], (mean + half)[known], color=colour, alpha=0.25, lw=0)
+        if dots:
+            ax.errorbar(at, mean, half, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
         if mark is not None:
             i = mark(mean)
-            ax.plot(at[i], mean[i], marker, color=colour, mec='k')
-            ax.annotate(f'{mean[i]:.1f} at {at[i]:g}', (at[i], mean[i]), (4, 5), textcoords='offset points', fontsize=7)
-    ax.margins(y=.12)
+            ax.plot(at[i], mean[i], marker, color=colour, mec="k")
+            ax.annotate(
+                f"{mean[i]:.1f} at {at[i]:g}",
+                (at[i], mean[i]),
+                (4, 5),
+                textcoords="offset points",
+                fontsize=7,
+            )
+    ax.margins(y=0.12)
 
 # %% ../../nbs/draw/02_charts.ipynb #a39488cb
 @styled
 def line_plot(
-    x:Sequence[float],              # [X]
-    values:Mapping[str, ndarray],   # run -> shares in [0, 1] per seed, [seeds, X] or [X]
-    xlabel:str,
-    ylabel:str,
-    title:str='',
-    **how,                          # of `draw_lines`
+    x: Sequence[float],  # [X]
+    values: Mapping[str, ndarray],  # run -> shares in [0, 1] per seed, [seeds, X] or [X]
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    **how,  # of `draw_lines`
 ) -> Figure:
     "A chart of `draw_lines`."
     fig, axes = empty_grid([2.5], 1, 4.2, title)
@@ -172,38 +221,41 @@ def line_plot(
 
 # %% ../../nbs/draw/02_charts.ipynb #2ea76814
 def sweep_plot(
-    thresholds:Sequence[float],   # [T]
-    miou:Mapping[str, ndarray],   # run -> mIoU in [0, 1], [seeds, T] or [T]
-    title:str='',
+    thresholds: Sequence[float],  # [T]
+    miou: Mapping[str, ndarray],  # run -> mIoU in [0, 1], [seeds, T] or [T]
+    title: str = "",
 ) -> Figure:
     "mIoU of the seeds against the background threshold; each run's best is marked."
-    return line_plot(thresholds, miou, 'background threshold', 'seed mIoU (%)', title, mark=np.nanargmax, dots=False)
+    return line_plot(
+        thresholds, miou, "background threshold", "seed mIoU (%)", title, mark=np.nanargmax, dots=False
+    )
 
 # %% ../../nbs/draw/02_charts.ipynb #25c6761a
 def leak_against_p(
-    p:Sequence[float],            # co-occurrence of `cooccur`, [X]
-    leak:Mapping[str, ndarray],   # run -> mean leak in [0, 1], [seeds, X] or [X]
-    title:str='',
+    p: Sequence[float],  # co-occurrence of `cooccur`, [X]
+    leak: Mapping[str, ndarray],  # run -> mean leak in [0, 1], [seeds, X] or [X]
+    title: str = "",
 ) -> Figure:
     "The fault as a function of its cause: leak against the probability that an object stands in its own context."
-    return line_plot(p, leak, 'p: probability that an object stands in its own context', 'leak (%)', title)
+    return line_plot(p, leak, "p: probability that an object stands in its own context", "leak (%)", title)
 
 # %% ../../nbs/draw/02_charts.ipynb #21bf3ee0
 @styled
 def score_plot(
-    tables:Mapping[str, object],   # run -> `scores.curves` of its sweep, or a list of those, one per seed
-    title:str='',
+    tables: Mapping[str, object],  # run -> `scores.curves` of its sweep, or a list of those, one per seed
+    title: str = "",
 ) -> Figure:
     "Precision, recall and false discovery rate against the background threshold, and precision against recall."
     seeds = {run: [t] if isinstance(t, pd.DataFrame) else list(t) for run, t in tables.items()}
-    fig, axes = empty_grid([2.1], 4, 2.3, title, (0, .25))
-    names = {'precision': 'precision (%)', 'recall': 'recall (%)', 'fdr': 'false discovery rate (%)'}
+    fig, axes = empty_grid([2.1], 4, 2.3, title, (0, 0.25))
+    names = {"precision": "precision (%)", "recall": "recall (%)", "fdr": "false discovery rate (%)"}
     for ax, (metric, label) in zip(axes[0], names.items()):
         values = {run: np.array([t[metric] for t in ts]) for run, ts in seeds.items()}
         draw_lines(ax, next(iter(seeds.values()))[0].index, values, dots=False)
-        ax.set(xlabel='background threshold', ylabel=label)
+        ax.set(xlabel="background threshold", ylabel=label)
     for ts, colour in zip(seeds.values(), RUN_COLOURS):
-        for t in ts: axes[0, 3].plot(100 * t['recall'], 100 * t['precision'], color=colour)
-    axes[0, 3].set(xlabel=names['recall'], ylabel=names['precision'])
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower right', ncols=4)
+        for t in ts:
+            axes[0, 3].plot(100 * t["recall"], 100 * t["precision"], color=colour)
+    axes[0, 3].set(xlabel=names["recall"], ylabel=names["precision"])
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower right", ncols=4)
     return fig

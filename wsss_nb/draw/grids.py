@@ -39,158 +39,205 @@ from wsss_nb.draw.pixels import (
     voc_palette,
 )
 
-_all_ = ['as_rgb', 'cam_overlay', 'cluster_picture', 'colourise', 'draw_contour', 'label_map', 'voc_palette']
+_all_ = ["as_rgb", "cam_overlay", "cluster_picture", "colourise", "draw_contour", "label_map", "voc_palette"]
 
 # %% ../../nbs/draw/01_grids.ipynb #2fd6abff
-STYLE = {'font.size': 8, 'axes.titlesize': 9, 'figure.titlesize': 10, 'axes.spines.top': False, 'figure.dpi': 100,
-         'axes.spines.right': False, 'axes.grid': True, 'grid.color': '.9', 'grid.linewidth': .6,
-         'axes.axisbelow': True, 'legend.frameon': False, 'lines.linewidth': 1.5,
-         'lines.markersize': 5, 'figure.facecolor': 'w',
-         'axes.titlelocation': 'left', 'svg.hashsalt': 'wsss_nb', 'savefig.dpi': 'figure'}
-RUN_COLOURS = ['#d55e00', '#0072b2', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#444444']      # Okabe & Ito
-MARKERS = 'osD^vPX'
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "figure.titlesize": 10,
+    "axes.spines.top": False,
+    "figure.dpi": 100,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": ".9",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5,
+    "figure.facecolor": "w",
+    "axes.titlelocation": "left",
+    "svg.hashsalt": "wsss_nb",
+    "savefig.dpi": "figure",
+}
+RUN_COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444"]  # Okabe & Ito
+MARKERS = "osD^vPX"
 
 # %% ../../nbs/draw/01_grids.ipynb #d2901ee7
 class Plot(Figure):
     "A figure that shows itself in Jupyter without pyplot: photographs as JPEG to keep notebooks small, charts as PNG."
+
     def _ipython_display_(self):
         from IPython.display import display
-        kind = 'jpeg' if any(image.get_array().ndim == 3 for ax in self.axes for image in ax.images) else 'png'
-        display({f'image/{kind}': render(self, kind), 'text/plain': repr(self)}, raw=True)
+
+        kind = (
+            "jpeg" if any(image.get_array().ndim == 3 for ax in self.axes for image in ax.images) else "png"
+        )
+        display({f"image/{kind}": render(self, kind), "text/plain": repr(self)}, raw=True)
 
 # %% ../../nbs/draw/01_grids.ipynb #e891cf99
-def styled(draw:Callable) -> Callable:
+def styled(draw: Callable) -> Callable:
     "A function that draws, in the library's style, leaving the user's settings alone."
+
     @wraps(draw)
     def wrapper(*args, **kwargs):
-        with matplotlib.rc_context(STYLE): return draw(*args, **kwargs)
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
     return wrapper
 
 # %% ../../nbs/draw/01_grids.ipynb #47ca1961
 @styled
 def render(
-    fig:Figure,
-    kind:str='png',                        # png, jpeg, svg or pdf
-    metadata:Mapping[str, str]|None=None,  # text stored in the file
-    colours:int|None=None,                 # PNG with a palette of so many colours, photographs in an SVG as JPEG: a third of the size
+    fig: Figure,
+    kind: str = "png",  # png, jpeg, svg or pdf
+    metadata: Mapping[str, str] | None = None,  # text stored in the file
+    colours: int
+    | None = None,  # PNG with a palette of so many colours, photographs in an SVG as JPEG: a third of the size
 ) -> bytes:
     "The file's bytes: the same each time, with no date in them."
-    known = {'png': {'Software': None}, 'svg': {'Date': None, 'Creator': None}, 'pdf': {'CreationDate': None}}
-    text = {str(k): ', '.join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)
-            for k, v in (metadata or {}).items()}
-    if kind == 'svg': text = {'Description': '; '.join(f'{k}: {v}' for k, v in text.items())} if text else {}
-    if kind == 'pdf': text = {'Keywords': '; '.join(f'{k}: {v}' for k, v in text.items())} if text else {}
+    known = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}
+    text = {
+        str(k): ", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)
+        for k, v in (metadata or {}).items()
+    }
+    if kind == "svg":
+        text = {"Description": "; ".join(f"{k}: {v}" for k, v in text.items())} if text else {}
+    if kind == "pdf":
+        text = {"Keywords": "; ".join(f"{k}: {v}" for k, v in text.items())} if text else {}
     buffer = io.BytesIO()
-    quality = {'pil_kwargs': {'quality': 85}} if kind == 'jpeg' else {'metadata': known[kind] | text}
+    quality = {"pil_kwargs": {"quality": 85}} if kind == "jpeg" else {"metadata": known[kind] | text}
     fig.savefig(buffer, format=kind, **quality)
-    small = {'png': lambda x: palette_png(x, colours), 'svg': jpeg_in_svg}.get(kind) if colours else None
+    small = {"png": lambda x: palette_png(x, colours), "svg": jpeg_in_svg}.get(kind) if colours else None
     return small(buffer.getvalue()) if small else buffer.getvalue()
 
 # %% ../../nbs/draw/01_grids.ipynb #0336dce3
 def save_figure(
-    fig:Figure,
-    path:str|Path,                         # FILE.png (or .svg, .pdf)
-    metadata:Mapping[str, str]|None=None,  # run keys, data set, seeds…: stored in the file
-    svg:bool=False,                        # an SVG beside it too
-    colours:int|None=None,                 # smaller files, see `render`
-) -> Path:                                 # the file written
+    fig: Figure,
+    path: str | Path,  # FILE.png (or .svg, .pdf)
+    metadata: Mapping[str, str] | None = None,  # run keys, data set, seeds…: stored in the file
+    svg: bool = False,  # an SVG beside it too
+    colours: int | None = None,  # smaller files, see `render`
+) -> Path:  # the file written
     "Write a figure, whole or not at all; the same figure gives the same bytes."
-    path = Path(path) if Path(path).suffix else Path(path).with_suffix('.png')
-    if path.suffix not in ('.png', '.svg', '.pdf'):
-        raise UserError(f'Cannot write a figure as {path.suffix!r} ({path}).', 'Use .png, .svg or .pdf.')
-    for file in dict.fromkeys([path, *([path.with_suffix('.svg')] if svg else [])]):
-        with atomic_path(file) as temporary: temporary.write_bytes(render(fig, file.suffix[1:], metadata, colours))
+    path = Path(path) if Path(path).suffix else Path(path).with_suffix(".png")
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"Cannot write a figure as {path.suffix!r} ({path}).", "Use .png, .svg or .pdf.")
+    for file in dict.fromkeys([path, *([path.with_suffix(".svg")] if svg else [])]):
+        with atomic_path(file) as temporary:
+            temporary.write_bytes(render(fig, file.suffix[1:], metadata, colours))
     return path
 
 # %% ../../nbs/draw/01_grids.ipynb #2b0ed115
 @styled
-def show_image(ax:Axes, image:ndarray, title:str='', caption:str=''):
+def show_image(ax: Axes, image: ndarray, title: str = "", caption: str = ""):
     "One picture (uint8, [H, W, 3]) in a grid: no ticks, its title above, its caption below."
-    ax.imshow(image, interpolation='nearest' if image.shape[0] < 64 else 'antialiased')
+    ax.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
     ax.set(xticks=[], yticks=[], xlabel=caption)
-    ax.set_title(title, loc='center')
+    ax.set_title(title, loc="center")
     ax.grid(False)
     ax.spines[:].set_visible(False)
 
 # %% ../../nbs/draw/01_grids.ipynb #9926fb3f
 @styled
 def empty_grid(
-    heights:Sequence[float],               # of the rows, inches
-    columns:int,
-    width:float=1.6,                       # of a column, inches
-    title:str='',
-    more:tuple[float, float]=(0, 0),       # width and height besides the cells and the title, inches
-    note:str='',                           # below, small: how to read it
-) -> tuple[Plot, ndarray]:                 # figure, axes [rows, columns]
+    heights: Sequence[float],  # of the rows, inches
+    columns: int,
+    width: float = 1.6,  # of a column, inches
+    title: str = "",
+    more: tuple[float, float] = (0, 0),  # width and height besides the cells and the title, inches
+    note: str = "",  # below, small: how to read it
+) -> tuple[Plot, ndarray]:  # figure, axes [rows, columns]
     "A figure with a grid of axes, a title (wrapped to the width) and a note."
     width = max(columns * width + more[0], 2.5)
-    title, note = (textwrap.fill(t, int(width * n), break_on_hyphens=False) for t, n in ((title, 13.5), (note, 17)))
-    height = sum(heights) + more[1] + .2 * len(title.splitlines()) + .14 * len(note.splitlines())
-    fig = Plot(figsize=(width, height), layout='constrained')
-    fig.get_layout_engine().set(w_pad=.02, h_pad=.02, wspace=.02, hspace=.02)
-    if title: fig.suptitle(title, ha='left', x=.01)
-    if note: fig.supxlabel(note, fontsize=7, color='.35', x=.01, ha='left')
+    title, note = (
+        textwrap.fill(t, int(width * n), break_on_hyphens=False) for t, n in ((title, 13.5), (note, 17))
+    )
+    height = sum(heights) + more[1] + 0.2 * len(title.splitlines()) + 0.14 * len(note.splitlines())
+    fig = Plot(figsize=(width, height), layout="constrained")
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    if title:
+        fig.suptitle(title, ha="left", x=0.01)
+    if note:
+        fig.supxlabel(note, fontsize=7, color=".35", x=0.01, ha="left")
     return fig, fig.subplots(len(heights), columns, squeeze=False, height_ratios=list(heights))
 
 # %% ../../nbs/draw/01_grids.ipynb #5af9d27e
-def row_height(images:Sequence, width:float) -> float:
+def row_height(images: Sequence, width: float) -> float:
     "Height of a row of captioned pictures of this width, inches: the tallest one's, up to 1.3 times the width."
     shapes = [as_rgb(x).shape for x in images]
-    return width * min(max(h / w for h, w, _ in shapes), 1.3) + .2
+    return width * min(max(h / w for h, w, _ in shapes), 1.3) + 0.2
 
 # %% ../../nbs/draw/01_grids.ipynb #2ee8a815
 @styled
 def contact_sheet(
-    data:WsssData,
-    split:str='train',
-    n:int=24,             # images, spread evenly over the split
-    columns:int=6,
+    data: WsssData,
+    split: str = "train",
+    n: int = 24,  # images, spread evenly over the split
+    columns: int = 6,
 ) -> Figure:
     "Images with their tags, and the outlines of their masks where they have some."
     ids = data.ids(split)
     ids = [ids[i * len(ids) // min(n, len(ids))] for i in range(min(n, len(ids)))]
-    masks = 'mask' in data.fields(split)
-    title = f'{data.name}, {split}: {len(ids)} of {len(data.ids(split))} images and their tags'
-    samples, columns = [data.load(id, ('image', 'mask') if masks else ('image',)) for id in ids], min(columns, len(ids))
-    heights = [row_height([s['image'] for s in samples[i:i + columns]], 1.45) for i in range(0, len(ids), columns)]
-    fig, axes = empty_grid(heights, columns, 1.45, title + ', masks outlined' * masks)
-    for ax in axes.flat[len(ids):]: ax.set_axis_off()
+    masks = "mask" in data.fields(split)
+    title = f"{data.name}, {split}: {len(ids)} of {len(data.ids(split))} images and their tags"
+    samples, columns = (
+        [data.load(id, ("image", "mask") if masks else ("image",)) for id in ids],
+        min(columns, len(ids)),
+    )
+    heights = [
+        row_height([s["image"] for s in samples[i : i + columns]], 1.45) for i in range(0, len(ids), columns)
+    ]
+    fig, axes = empty_grid(heights, columns, 1.45, title + ", masks outlined" * masks)
+    for ax in axes.flat[len(ids) :]:
+        ax.set_axis_off()
     for ax, sample in zip(axes.flat, samples):
-        rgb = as_rgb(sample['image'])
-        tags = [data.classes[c] for c in np.flatnonzero(as_array(sample.get('labels', [])))]
-        show_image(ax, draw_contour(rgb, sample['mask']) if masks else rgb, caption=', '.join(tags) or '–')
+        rgb = as_rgb(sample["image"])
+        tags = [data.classes[c] for c in np.flatnonzero(as_array(sample.get("labels", [])))]
+        show_image(ax, draw_contour(rgb, sample["mask"]) if masks else rgb, caption=", ".join(tags) or "–")
     return fig
 
 # %% ../../nbs/draw/01_grids.ipynb #b3f44741
 @styled
 def picture_grid(
-    rows:Sequence[Sequence[tuple[ndarray, str]]],   # of each row the (picture, caption) of every column
-    columns:Sequence[str],                          # their titles
-    title:str='',
-    note:str='',                                    # below: how to read it
-    cell:float=1.6,                                 # width of a picture, inches
-    blocks:int=1,                                   # so many blocks of rows side by side
-    bar:bool=False,                                 # a colour bar for CAMs
+    rows: Sequence[Sequence[tuple[ndarray, str]]],  # of each row the (picture, caption) of every column
+    columns: Sequence[str],  # their titles
+    title: str = "",
+    note: str = "",  # below: how to read it
+    cell: float = 1.6,  # width of a picture, inches
+    blocks: int = 1,  # so many blocks of rows side by side
+    bar: bool = False,  # a colour bar for CAMs
 ) -> Figure:
     "Captioned pictures in rows, titles above the first row of each block; captions and titles may have several lines."
     deep, wide = -(-len(rows) // blocks), len(columns)
-    tall = [row_height([row[0][0] for row in rows[i::deep]], cell) + .15 * max(c.count('\n') for row in rows[i::deep] for _, c in row)
-            for i in range(deep)]
-    above = .2 + .15 * max(name.count('\n') for name in columns)
-    fig, axes = empty_grid(tall, wide * blocks, cell, title, (.6 * bar + .15 * (blocks - 1), above), note)
-    for ax in axes.flat: ax.set_axis_off()
+    tall = [
+        row_height([row[0][0] for row in rows[i::deep]], cell)
+        + 0.15 * max(c.count("\n") for row in rows[i::deep] for _, c in row)
+        for i in range(deep)
+    ]
+    above = 0.2 + 0.15 * max(name.count("\n") for name in columns)
+    fig, axes = empty_grid(tall, wide * blocks, cell, title, (0.6 * bar + 0.15 * (blocks - 1), above), note)
+    for ax in axes.flat:
+        ax.set_axis_off()
     for i, row in enumerate(rows):
         block, y = divmod(i, deep)
         for x, (picture, caption) in enumerate(row):
             ax = axes[y, wide * block + x]
             ax.set_axis_on()
-            show_image(ax, picture, '' if y else columns[x], caption)
-            ax.set_anchor('N')
-            if block and not x: ax.set_ylabel(' ')   # a gap between the blocks
+            show_image(ax, picture, "" if y else columns[x], caption)
+            ax.set_anchor("N")
+            if block and not x:
+                ax.set_ylabel(" ")  # a gap between the blocks
     if bar:
-        bar = fig.colorbar(ScalarMappable(cmap='magma'), ax=axes.ravel().tolist(), location='right', aspect=18,
-                           shrink=min(1, 2 / sum(tall)))
-        bar.set_label('normalised CAM')
+        bar = fig.colorbar(
+            ScalarMappable(cmap="magma"),
+            ax=axes.ravel().tolist(),
+            location="right",
+            aspect=18,
+            shrink=min(1, 2 / sum(tall)),
+        )
+        bar.set_label("normalised CAM")
         bar.outline.set_visible(False)
     return fig
 
@@ -198,81 +245,99 @@ def picture_grid(
 @dataclass
 class CamRow:
     "One image and class for `cam_grid`."
-    image:ndarray                # [3, H, W] or [H, W, 3]
-    name:str                     # e.g. 'boat'
-    cams:Mapping[str, ndarray]   # column -> the class's normalised CAM, [h, w]
-    truth:ndarray|None=None      # the class's pixels 1, others 0, ignored 255, [H, W]
-    context:ndarray|None=None    # its context's visible pixels, bool, [H, W]
-    notes:Mapping[str, str]=field(default_factory=dict)  # column -> caption, instead of the numbers
+
+    image: ndarray  # [3, H, W] or [H, W, 3]
+    name: str  # e.g. 'boat'
+    cams: Mapping[str, ndarray]  # column -> the class's normalised CAM, [h, w]
+    truth: ndarray | None = None  # the class's pixels 1, others 0, ignored 255, [H, W]
+    context: ndarray | None = None  # its context's visible pixels, bool, [H, W]
+    notes: Mapping[str, str] = field(default_factory=dict)  # column -> caption, instead of the numbers
 
 # %% ../../nbs/draw/01_grids.ipynb #4f022282
 def cam_note(
-    row:CamRow,
-    column:str,          # of row.cams
-    threshold:float,     # foreground iff CAM > threshold
-) -> str:                # 'IoU 43 %, leak 21 %'
+    row: CamRow,
+    column: str,  # of row.cams
+    threshold: float,  # foreground iff CAM > threshold
+) -> str:  # 'IoU 43 %, leak 21 %'
     "What one CAM scores on its image, in percent."
-    if column in row.notes: return row.notes[column]
+    if column in row.notes:
+        return row.notes[column]
     cam, parts = resize(row.cams[column], as_rgb(row.image).shape[:2]), []
     judged = np.ones(cam.shape, bool) if row.truth is None else as_array(row.truth) != IGNORE
     if row.truth is not None:
         truth, pred = (as_array(row.truth) == 1) & judged, (cam > np.float32(threshold)) & judged
-        parts.append(f'IoU {100 * ratio((truth & pred).sum(), (truth | pred).sum()):.0f} %')
+        parts.append(f"IoU {100 * ratio((truth & pred).sum(), (truth | pred).sum()):.0f} %")
     if row.context is not None:
-        parts.append(f'leak {100 * ratio(cam[as_array(row.context) & judged].sum(), cam[judged].sum()):.0f} %')
-    return ', '.join(parts).replace('nan %', '–')
+        parts.append(
+            f"leak {100 * ratio(cam[as_array(row.context) & judged].sum(), cam[judged].sum()):.0f} %"
+        )
+    return ", ".join(parts).replace("nan %", "–")
 
 # %% ../../nbs/draw/01_grids.ipynb #fdb4d022
 @styled
 def cam_grid(
-    rows:Sequence[CamRow],
-    columns:Sequence[str]|None=None,   # which CAMs, in order; default those of the first row
-    title:str='',                      # what to see, which runs and data
-    threshold:float|Mapping[str, float]=.3,   # for the IoU in the captions: one, or one of each column
-    cell:float=1.6,                    # width of a picture, inches
+    rows: Sequence[CamRow],
+    columns: Sequence[str] | None = None,  # which CAMs, in order; default those of the first row
+    title: str = "",  # what to see, which runs and data
+    threshold: float | Mapping[str, float] = 0.3,  # for the IoU in the captions: one, or one of each column
+    cell: float = 1.6,  # width of a picture, inches
 ) -> Figure:
     "Photograph and CAMs side by side, the ground truth outlined in white."
-    if not rows: raise UserError('A CAM grid needs at least one row.')
+    if not rows:
+        raise UserError("A CAM grid needs at least one row.")
     columns, grid = list(columns or rows[0].cams), []
     at = threshold if isinstance(threshold, Mapping) else dict.fromkeys(columns, threshold)
     for row in rows:
         truth = np.zeros(as_rgb(row.image).shape[:2], np.uint8) if row.truth is None else as_array(row.truth)
-        grid.append([(draw_contour(as_rgb(row.image), truth, 'w'), row.name)] + [
-            (draw_contour(cam_overlay(row.image, row.cams[k]), truth, 'w'), cam_note(row, k, at[k])) for k in columns])
-    said = ', '.join(f'{at[k]:g}' for k in columns) if len({*at.values()}) > 1 else f'{at[columns[0]]:g}'
-    note = f'Outline: ground truth. IoU of the mask CAM > {said}. Leak: share of the CAM on the context.'
-    return picture_grid(grid, ['image', *columns], title, note, cell, bar=True)
+        grid.append(
+            [(draw_contour(as_rgb(row.image), truth, "w"), row.name)]
+            + [
+                (draw_contour(cam_overlay(row.image, row.cams[k]), truth, "w"), cam_note(row, k, at[k]))
+                for k in columns
+            ]
+        )
+    said = ", ".join(f"{at[k]:g}" for k in columns) if len({*at.values()}) > 1 else f"{at[columns[0]]:g}"
+    note = f"Outline: ground truth. IoU of the mask CAM > {said}. Leak: share of the CAM on the context."
+    return picture_grid(grid, ["image", *columns], title, note, cell, bar=True)
 
 # %% ../../nbs/draw/01_grids.ipynb #9ddfd0a3
 @dataclass
 class ClusterRow:
     "One image for `cluster_grid`."
-    image:ndarray                     # [3, H, W] or [H, W, 3]
-    clusters:Mapping[str, ndarray]    # panel (a K, or a run) -> cluster of each position or -1, [h, w]
-    stars:Mapping[str, ndarray]       # panel -> NROIs as (row, column) on that grid, [K, 2]
-    foreground:ndarray|None=None      # bool, [h, w] or [H, W]: white
-    name:str=''
+
+    image: ndarray  # [3, H, W] or [H, W, 3]
+    clusters: Mapping[str, ndarray]  # panel (a K, or a run) -> cluster of each position or -1, [h, w]
+    stars: Mapping[str, ndarray]  # panel -> NROIs as (row, column) on that grid, [K, 2]
+    foreground: ndarray | None = None  # bool, [h, w] or [H, W]: white
+    name: str = ""
 
 # %% ../../nbs/draw/01_grids.ipynb #4dc209f7
 @styled
-def cluster_grid(rows:Sequence[ClusterRow], title:str='', cell:float=2.2, note:str='') -> Figure:
+def cluster_grid(rows: Sequence[ClusterRow], title: str = "", cell: float = 2.2, note: str = "") -> Figure:
     "Images beside their background clusters, NROIs starred (FBR Fig. 11); with one panel the stars are on the image too."
-    panels, note = list(rows[0].clusters), f'Star: NROI (the position nearest to a centroid). White: foreground. {note}'.strip()
-    grid = [[(as_rgb(r.image), r.name)] + [(cluster_picture(r.clusters[k], as_rgb(r.image).shape[:2], r.foreground), '') for k in panels]
-            for r in rows]
-    fig = picture_grid(grid, ['image', *panels], title, note, cell)
+    panels, note = (
+        list(rows[0].clusters),
+        f"Star: NROI (the position nearest to a centroid). White: foreground. {note}".strip(),
+    )
+    grid = [
+        [(as_rgb(r.image), r.name)]
+        + [(cluster_picture(r.clusters[k], as_rgb(r.image).shape[:2], r.foreground), "") for k in panels]
+        for r in rows
+    ]
+    fig = picture_grid(grid, ["image", *panels], title, note, cell)
     for i, row in enumerate(rows):
-        axes, (H, W, _) = fig.axes[i * (len(panels) + 1):][:len(panels) + 1], as_rgb(row.image).shape
+        axes, (H, W, _) = fig.axes[i * (len(panels) + 1) :][: len(panels) + 1], as_rgb(row.image).shape
         for ax, k in zip(axes[1:], panels):
             h, w = as_array(row.clusters[k]).shape
-            y, x = ((as_array(row.stars[k]).reshape(-1, 2) + .5) * [H / h, W / w] - .5).T
-            ax.spines[:].set(visible=True, color='.7', linewidth=.5)   # white foreground on white paper
-            for panel in [ax, *axes[:len(panels) == 1]]:
-                panel.plot(x, y, '*', ms=5 * cell, mfc='w', mec='k', mew=.8, clip_on=False)
+            y, x = ((as_array(row.stars[k]).reshape(-1, 2) + 0.5) * [H / h, W / w] - 0.5).T
+            ax.spines[:].set(visible=True, color=".7", linewidth=0.5)  # white foreground on white paper
+            for panel in [ax, *axes[: len(panels) == 1]]:
+                panel.plot(x, y, "*", ms=5 * cell, mfc="w", mec="k", mew=0.8, clip_on=False)
     return fig
 
 
-def cluster_map(image, clusters, stars, foreground=None, title:str='', cell:float=2.2) -> Figure:
+def cluster_map(image, clusters, stars, foreground=None, title: str = "", cell: float = 2.2) -> Figure:
     "One `ClusterRow`, or of one panel just the arrays."
-    if not isinstance(clusters, Mapping): clusters, stars = {'clusters': clusters}, {'clusters': stars}
+    if not isinstance(clusters, Mapping):
+        clusters, stars = {"clusters": clusters}, {"clusters": stars}
     return cluster_grid([ClusterRow(image, clusters, stars, foreground)], title, cell)

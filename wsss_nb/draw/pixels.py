@@ -24,11 +24,11 @@ from ..data.files import label_palette
 from ..metrics.confusion import IGNORE, as_array
 
 # %% ../../nbs/draw/00_pixels.ipynb #17081f98
-LUMA = np.array([.299, .587, .114])   # brightness of RGB (ITU-R BT.601)
+LUMA = np.array([0.299, 0.587, 0.114])  # brightness of RGB (ITU-R BT.601)
 
 # %% ../../nbs/draw/00_pixels.ipynb #a0a1d2b7
 @cache
-def voc_palette() -> ndarray:   # uint8, [256, 3], read-only
+def voc_palette() -> ndarray:  # uint8, [256, 3], read-only
     "PASCAL VOC's label colours: bits 0, 3, 6… of the label are the high bits of red, 1, 4, 7… of green, 2, 5… of blue."
     colours = np.array(label_palette(), np.uint8).reshape(256, 3)
     colours.flags.writeable = False
@@ -36,24 +36,26 @@ def voc_palette() -> ndarray:   # uint8, [256, 3], read-only
 
 # %% ../../nbs/draw/00_pixels.ipynb #89fddfa6
 def as_rgb(
-    image,         # uint8 or float in [0, 1]; [3, H, W] or [H, W, 3], array or tensor
-) -> ndarray:      # uint8, [H, W, 3]
+    image,  # uint8 or float in [0, 1]; [3, H, W] or [H, W, 3], array or tensor
+) -> ndarray:  # uint8, [H, W, 3]
     "Any image as plain RGB bytes."
     x = as_array(image)
     if x.ndim != 3 or 3 not in (x.shape[0], x.shape[-1]):
-        raise UserError(f'An image must be [3, H, W] or [H, W, 3], not {list(x.shape)}.')
-    if x.shape[-1] != 3: x = x.transpose(1, 2, 0)
+        raise UserError(f"An image must be [3, H, W] or [H, W, 3], not {list(x.shape)}.")
+    if x.shape[-1] != 3:
+        x = x.transpose(1, 2, 0)
     return x if x.dtype == np.uint8 else (x.clip(0, 1) * 255).round().astype(np.uint8)
 
 # %% ../../nbs/draw/00_pixels.ipynb #ead5db1c
 def resize(
-    x:ndarray,           # [h, w]
-    size:tuple[int, int],  # (H, W)
-    nearest:bool=False,
-) -> ndarray:            # [H, W], float32; of x's type if nearest
+    x: ndarray,  # [h, w]
+    size: tuple[int, int],  # (H, W)
+    nearest: bool = False,
+) -> ndarray:  # [H, W], float32; of x's type if nearest
     "A map at another size: bilinear, or nearest for labels."
     x = as_array(x)
-    if x.shape == tuple(size): return x
+    if x.shape == tuple(size):
+        return x
     if nearest:
         rows, columns = (np.arange(n) * m // n for n, m in zip(size, x.shape))
         return x[rows[:, None], columns]
@@ -61,133 +63,162 @@ def resize(
 
 # %% ../../nbs/draw/00_pixels.ipynb #ee0d9a09
 def blend(
-    image:ndarray,    # uint8, [H, W, 3]
-    colour:ndarray,   # uint8, [H, W, 3] or [3]
-    alpha,            # in [0, 1], number or [H, W]
-) -> ndarray:         # uint8, [H, W, 3]
+    image: ndarray,  # uint8, [H, W, 3]
+    colour: ndarray,  # uint8, [H, W, 3] or [3]
+    alpha,  # in [0, 1], number or [H, W]
+) -> ndarray:  # uint8, [H, W, 3]
     "`alpha` of the colour over the image."
     alpha = np.asarray(alpha, np.float32)[..., None]
     return (image + alpha * (np.asarray(colour, np.float32) - image)).round().astype(np.uint8)
 
 # %% ../../nbs/draw/00_pixels.ipynb #02db8a5e
 def colourise(
-    mask,          # labels, [H, W]
-) -> ndarray:      # uint8, [H, W, 3]
+    mask,  # labels, [H, W]
+) -> ndarray:  # uint8, [H, W, 3]
     "Labels in PASCAL VOC's colours."
     return voc_palette()[as_array(mask).astype(np.uint8)]
 
 # %% ../../nbs/draw/00_pixels.ipynb #701becfc
 def cam_overlay(
-    image,                # [3, H, W] or [H, W, 3]
-    cam,                  # in [0, 1], [h, w]; brought to the image's size
-    alpha:float=.75,      # opacity where the CAM is 1; weak activations are shown more faintly
-    cmap:str='magma',     # perceptually ordered and safe for the colour-blind
-) -> ndarray:             # uint8, [H, W, 3]
+    image,  # [3, H, W] or [H, W, 3]
+    cam,  # in [0, 1], [h, w]; brought to the image's size
+    alpha: float = 0.75,  # opacity where the CAM is 1; weak activations are shown more faintly
+    cmap: str = "magma",  # perceptually ordered and safe for the colour-blind
+) -> ndarray:  # uint8, [H, W, 3]
     "A CAM over its photograph, which fades to grey so that colour only ever means activation."
     rgb = as_rgb(image)
     cam = resize(cam, rgb.shape[:2]).clip(0, 1)
     grey = np.repeat((rgb @ LUMA)[..., None], 3, -1).round().astype(np.uint8)
     heat = (matplotlib.colormaps[cmap](cam)[..., :3] * 255).round().astype(np.uint8)
-    return blend(grey, heat, alpha * (.45 + .55 * cam))
+    return blend(grey, heat, alpha * (0.45 + 0.55 * cam))
 
 # %% ../../nbs/draw/00_pixels.ipynb #cffac43a
 def contour(
-    mask,          # labels, [H, W]
-    width:int=1,   # pixels
-) -> ndarray:      # bool, [H, W]
+    mask,  # labels, [H, W]
+    width: int = 1,  # pixels
+) -> ndarray:  # bool, [H, W]
     "The pixels of each labelled region that touch another label (255 is no region)."
     mask = as_array(mask)
     h, w = mask.shape
     edge, inside = np.zeros(mask.shape, bool), (mask > 0) & (mask != IGNORE)
-    wide = np.pad(mask, width, mode='edge')
+    wide = np.pad(mask, width, mode="edge")
     for dy in range(-width, width + 1):
         for dx in range(-width, width + 1):
             if 0 < dy * dy + dx * dx <= width * width:
-                edge |= wide[width + dy:width + dy + h, width + dx:width + dx + w] != mask
+                edge |= wide[width + dy : width + dy + h, width + dx : width + dx + w] != mask
     edge &= inside
     return edge
 
 # %% ../../nbs/draw/00_pixels.ipynb #079d1b0e
 def draw_contour(
-    rgb:ndarray,            # uint8, [H, W, 3]
-    mask,                   # labels, [H, W]
-    colour=None,            # matplotlib colour; default each label's own
-    width:int|None=None,    # pixels; default 1 per 100 of the shorter side
-    where:ndarray|None=None,  # bool, [H, W]: draw there only, as dashes do
-) -> ndarray:               # uint8, [H, W, 3]
+    rgb: ndarray,  # uint8, [H, W, 3]
+    mask,  # labels, [H, W]
+    colour=None,  # matplotlib colour; default each label's own
+    width: int | None = None,  # pixels; default 1 per 100 of the shorter side
+    where: ndarray | None = None,  # bool, [H, W]: draw there only, as dashes do
+) -> ndarray:  # uint8, [H, W, 3]
     "Outline the labelled regions, with a rim (white around dark lines, dark around light) that shows on any ground."
     width = width or max(1, round(min(rgb.shape[:2]) / 100))
     mask, line = as_array(mask), contour(mask, width) & (True if where is None else where)
-    at, rim = np.flatnonzero(line), np.flatnonzero(beside(line) & ~line)   # few pixels: only they are touched
-    lines = colourise(mask.ravel()[at]) if colour is None else np.full((len(at), 3), np.array(to_rgb(colour)) * 255).astype(np.uint8)
+    at, rim = np.flatnonzero(line), np.flatnonzero(beside(line) & ~line)  # few pixels: only they are touched
+    lines = (
+        colourise(mask.ravel()[at])
+        if colour is None
+        else np.full((len(at), 3), np.array(to_rgb(colour)) * 255).astype(np.uint8)
+    )
     light, out = np.zeros(line.shape, bool), np.ascontiguousarray(rgb).copy()
     light.ravel()[at] = lines @ LUMA > 140
     pixels, dark = out.reshape(-1, 3), beside(light).ravel()[rim]
     pixels[at] = lines
-    pixels[rim] = blend(pixels[rim], np.where(dark, 0, 255)[:, None].repeat(3, 1), .75)
+    pixels[rim] = blend(pixels[rim], np.where(dark, 0, 255)[:, None].repeat(3, 1), 0.75)
     return out
 
 
-def beside(x:ndarray) -> ndarray:   # bool, [H, W]
+def beside(x: ndarray) -> ndarray:  # bool, [H, W]
     "Pixels next to, above or below one of `x`."
     wide = np.pad(x, 1)
     return wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
 
 # %% ../../nbs/draw/00_pixels.ipynb #684edfc8
 def label_map(
-    image,                 # [3, H, W] or [H, W, 3]
-    mask,                  # labels, [H, W]; 0 shows the image, 255 is greyed out
-    alpha:float=.5,        # opacity of the labels' colours
-    contours:bool=True,    # outline each region
-) -> ndarray:              # uint8, [H, W, 3]
+    image,  # [3, H, W] or [H, W, 3]
+    mask,  # labels, [H, W]; 0 shows the image, 255 is greyed out
+    alpha: float = 0.5,  # opacity of the labels' colours
+    contours: bool = True,  # outline each region
+) -> ndarray:  # uint8, [H, W, 3]
     "Labels in PASCAL VOC's colours over their image."
     rgb, mask = as_rgb(image), as_array(mask)
     shown = blend(rgb, colourise(mask), alpha * ((mask > 0) & (mask != IGNORE)))
-    shown = blend(shown, np.full(3, 128), .6 * (mask == IGNORE))
+    shown = blend(shown, np.full(3, 128), 0.6 * (mask == IGNORE))
     return draw_contour(shown, mask) if contours else shown
 
 # %% ../../nbs/draw/00_pixels.ipynb #3fb45cdf
-CLUSTER_COLOURS = ['#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#f0e442', '#332288',
-                   '#882255', '#999933', '#44aa99', '#aa4499', '#117733', '#88ccee', '#ddcc77', '#cc6677']  # + Tol
+CLUSTER_COLOURS = [
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#f0e442",
+    "#332288",
+    "#882255",
+    "#999933",
+    "#44aa99",
+    "#aa4499",
+    "#117733",
+    "#88ccee",
+    "#ddcc77",
+    "#cc6677",
+]  # + Tol
 
 # %% ../../nbs/draw/00_pixels.ipynb #f98ac420
 def cluster_picture(
-    clusters,                 # cluster of each position, -1 none, [h, w]
-    size:tuple[int, int],     # (H, W)
-    foreground=None,          # bool, [h, w] or [H, W]: white
-) -> ndarray:                 # uint8, [H, W, 3]
+    clusters,  # cluster of each position, -1 none, [h, w]
+    size: tuple[int, int],  # (H, W)
+    foreground=None,  # bool, [h, w] or [H, W]: white
+) -> ndarray:  # uint8, [H, W, 3]
     "Clusters in colours that the colour-blind tell apart, foreground white, undecided grey."
-    colours = np.array([to_rgb(c) for c in [*CLUSTER_COLOURS, '.75', 'w']]) * 255
+    colours = np.array([to_rgb(c) for c in [*CLUSTER_COLOURS, ".75", "w"]]) * 255
     clusters = as_array(clusters).astype(int)
-    labels = resize(np.where(clusters < 0, len(CLUSTER_COLOURS), clusters % len(CLUSTER_COLOURS)), size, nearest=True)
-    if foreground is not None: labels = np.where(resize(as_array(foreground) > 0, size, True), len(colours) - 1, labels)
+    labels = resize(
+        np.where(clusters < 0, len(CLUSTER_COLOURS), clusters % len(CLUSTER_COLOURS)), size, nearest=True
+    )
+    if foreground is not None:
+        labels = np.where(resize(as_array(foreground) > 0, size, True), len(colours) - 1, labels)
     return colours.round().astype(np.uint8)[labels]
 
 # %% ../../nbs/draw/00_pixels.ipynb #87f697ac
 def palette_png(
-    png:bytes,
-    colours:int=256,
+    png: bytes,
+    colours: int = 256,
 ) -> bytes:
     "The PNG with a palette of so many colours; its text stays."
     image, text, buffer = Image.open(io.BytesIO(png)), PngInfo(), io.BytesIO()
-    for k, v in image.text.items(): text.add_itxt(k, v)
-    rgb, palette = image.convert('RGB'), Image.new('P', (1, 1))
-    found = rgb.quantize(colours - 2, Image.Quantize.MEDIANCUT, kmeans=1).getpalette()[:3 * (colours - 2)]
+    for k, v in image.text.items():
+        text.add_itxt(k, v)
+    rgb, palette = image.convert("RGB"), Image.new("P", (1, 1))
+    found = rgb.quantize(colours - 2, Image.Quantize.MEDIANCUT, kmeans=1).getpalette()[: 3 * (colours - 2)]
     palette.putpalette([*found, *[0] * 3, *[255] * 3])
     index = np.array(rgb.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
-    index[(np.asarray(rgb) == 255).all(-1)] = len(found) // 3 + 1   # white paper, which the search by Pillow may miss by a little
+    index[(np.asarray(rgb) == 255).all(-1)] = (
+        len(found) // 3 + 1
+    )  # white paper, which the search by Pillow may miss by a little
     small = Image.fromarray(index)
     small.putpalette(palette.getpalette())
-    small.save(buffer, 'png', optimize=True, pnginfo=text, dpi=image.info.get('dpi'))
+    small.save(buffer, "png", optimize=True, pnginfo=text, dpi=image.info.get("dpi"))
     return buffer.getvalue()
 
 
-def jpeg_in_svg(svg:bytes, quality:int=80) -> bytes:
+def jpeg_in_svg(svg: bytes, quality: int = 80) -> bytes:
     "The SVG with its opaque embedded PNGs as JPEG; a picture that is smaller as PNG stays."
-    def recode(match:re.Match) -> bytes:
+
+    def recode(match: re.Match) -> bytes:
         image, buffer = Image.open(io.BytesIO(base64.b64decode(match[1]))), io.BytesIO()
-        if image.convert('RGBA').getextrema()[3][0] < 255: return match[0]
-        image.convert('RGB').save(buffer, 'jpeg', quality=quality)
-        new = b'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue())
+        if image.convert("RGBA").getextrema()[3][0] < 255:
+            return match[0]
+        image.convert("RGB").save(buffer, "jpeg", quality=quality)
+        new = b"data:image/jpeg;base64," + base64.b64encode(buffer.getvalue())
         return min(match[0], new, key=len)
-    return re.sub(rb'data:image/png;base64,([A-Za-z0-9+/=\s]+)', recode, svg)
+
+    return re.sub(rb"data:image/png;base64,([A-Za-z0-9+/=\s]+)", recode, svg)

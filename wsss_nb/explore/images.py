@@ -26,14 +26,21 @@ from ..metrics.confusion import as_array
 from ..draw.pixels import as_rgb
 
 # %% ../../nbs/explore/00_images.ipynb #61d5aa04
-def size_of(x: Any) -> int:   # bytes
+def size_of(x: Any) -> int:  # bytes
     "Memory of arrays and weights, in whatever holds them."
     if isinstance(x, ndarray | torch.Tensor):
         return x.nbytes
     if isinstance(x, torch.nn.Module):
         return sum(t.nbytes for t in [*x.parameters(), *x.buffers()])
-    parts = x.values() if isinstance(x, dict) else [getattr(x, f.name) for f in fields(x)] if is_dataclass(x) else \
-        x if isinstance(x, list | tuple) else ()
+    parts = (
+        x.values()
+        if isinstance(x, dict)
+        else [getattr(x, f.name) for f in fields(x)]
+        if is_dataclass(x)
+        else x
+        if isinstance(x, list | tuple)
+        else ()
+    )
     return sum(map(size_of, parts))
 
 
@@ -46,6 +53,7 @@ def frozen(x: ndarray) -> ndarray:
 # %% ../../nbs/explore/00_images.ipynb #56931f4b
 class Cache:
     "The values used last, up to so many bytes (and always the very last); several threads may ask."
+
     def __init__(self, limit: int):
         self.limit, self.bytes = limit, 0
         self.values: OrderedDict[Any, Any] = OrderedDict()
@@ -57,7 +65,7 @@ class Cache:
             if key in self.values:
                 self.values.move_to_end(key)
                 return self.values[key]
-        value = make()   # outside of the lock: others go on meanwhile
+        value = make()  # outside of the lock: others go on meanwhile
         with self.lock:
             if key not in self.values:
                 self.values[key] = value
@@ -74,17 +82,20 @@ class Cache:
             self.bytes = 0
 
 # %% ../../nbs/explore/00_images.ipynb #25658138
-YOURS = "yours"             # their split
-OWN_SIDE = 640              # their longer side at most, pixels
-MOST_PIXELS = 40_000_000    # of the file
+YOURS = "yours"  # their split
+OWN_SIDE = 640  # their longer side at most, pixels
+MOST_PIXELS = 40_000_000  # of the file
 
 
-def read_upload(name: str, content: bytes) -> ndarray:   # uint8 [H, W, 3]
+def read_upload(name: str, content: bytes) -> ndarray:  # uint8 [H, W, 3]
     "Pixels of a file somebody chose; whatever is wrong with it is a `UserError`."
     try:
         with Image.open(io.BytesIO(content)) as im:
             if im.width * im.height > MOST_PIXELS:
-                raise UserError(f"{name} has {im.width} x {im.height} pixels.", f"Make it smaller than {MOST_PIXELS // 10**6} megapixels.")
+                raise UserError(
+                    f"{name} has {im.width} x {im.height} pixels.",
+                    f"Make it smaller than {MOST_PIXELS // 10**6} megapixels.",
+                )
             if im.mode in ("I", "F") or im.mode.startswith("I;16"):
                 raise UserError(f"{name} is not an 8-bit picture.", "Save it with 8 bits per channel.")
             im.draft("RGB", (OWN_SIDE, OWN_SIDE))
@@ -97,18 +108,22 @@ def read_upload(name: str, content: bytes) -> ndarray:   # uint8 [H, W, 3]
 # %% ../../nbs/explore/00_images.ipynb #b07d6f71
 class OwnImages(WsssData):
     "Uploaded images; tagged with the classes asked for, or not at all."
+
     def __init__(self, classes: Sequence[str]):
         super().__init__("your images", classes, {YOURS: []}, {})
         self.pixels: dict[str, ndarray] = {}
 
     def read(self, id: str, field: str) -> torch.Tensor:
         from torchvision import tv_tensors  # here, because it loads all of torchvision
+
         return tv_tensors.Image(torch.from_numpy(self.pixels[id].copy()).permute(2, 0, 1))
 
     def size(self, id: str) -> tuple[int, int]:
         return self.pixels[id].shape[:2]
 
-    def add(self, name: str, pixels: ndarray, tags: tuple[int, ...] | None, taken: Sequence[str]) -> str:   # the id
+    def add(
+        self, name: str, pixels: ndarray, tags: tuple[int, ...] | None, taken: Sequence[str]
+    ) -> str:  # the id
         "One more image, unless it is there with the same tags."
         for id, known in self.pixels.items():
             if self.tags.get(id) == tags and np.array_equal(known, pixels):
@@ -129,6 +144,7 @@ MIB = 2**20
 
 class Images:
     "Images of a data set, and your own: their pixels, tags, ground truth and thumbnails."
+
     def __init__(self, data: WsssData):
         self.data, self.own = data, OwnImages(data.classes)
         self._images, self._thumbnails = Cache(48 * MIB), Cache(16 * MIB)
@@ -155,10 +171,12 @@ class Images:
         (c,) = self.numbers([having])
         return [i for i in ids if c in data.tags.get(i, ())]
 
-    def numbers(self, names: Sequence[str]) -> list[int]:   # 0-based
+    def numbers(self, names: Sequence[str]) -> list[int]:  # 0-based
         "Classes by their names."
         if unknown := [c for c in names if c not in self.data.classes]:
-            raise UserError(f"{self.data.name} has no class {unknown[0]!r}.", f"It has: {', '.join(self.data.classes)}.")
+            raise UserError(
+                f"{self.data.name} has no class {unknown[0]!r}.", f"It has: {', '.join(self.data.classes)}."
+            )
         return [self.data.classes.index(c) for c in names]
 
     def tags(self, id: str) -> list[int]:
@@ -169,26 +187,32 @@ class Images:
         "Classes that have a CAM: the tags, or all where an image has none to tell."
         return list(self.owner(id).tags.get(id, range(len(self.data.classes))))
 
-    def image(self, id: str) -> ndarray:   # uint8 [H, W, 3], read-only
+    def image(self, id: str) -> ndarray:  # uint8 [H, W, 3], read-only
         "The pixels of an image."
         return self._images.get(id, lambda: frozen(as_rgb(self.owner(id).load(id)["image"])))
 
-    def truth(self, id: str) -> dict[str, ndarray]:   # uint8 [H, W], read-only
+    def truth(self, id: str) -> dict[str, ndarray]:  # uint8 [H, W], read-only
         "`mask` and `stuff` of an image, where there are any."
+
         def read() -> dict[str, ndarray]:
             some = sorted({"mask", "stuff"} & self.owner(id).available(id))
             sample = self.owner(id).load(id, some) if some else {}
             return {f: frozen(as_array(sample[f])) for f in some}
+
         return self._images.get((id, "truth"), read)
 
-    def thumbnail(self, id: str, side: int = 84) -> ndarray:   # uint8 [side, side, 3], read-only
+    def thumbnail(self, id: str, side: int = 84) -> ndarray:  # uint8 [side, side, 3], read-only
         "The middle of an image, small; a grey square with a cross where it cannot be read."
+
         def make() -> ndarray:
             try:
-                return frozen(np.asarray(ImageOps.fit(self._small(id, side), (side, side), Image.Resampling.BILINEAR)))
+                return frozen(
+                    np.asarray(ImageOps.fit(self._small(id, side), (side, side), Image.Resampling.BILINEAR))
+                )
             except (UserError, *BROKEN):
                 line = np.eye(side, dtype=bool)
                 return frozen(np.where((line | line[::-1])[..., None], 90, 200).astype(np.uint8).repeat(3, 2))
+
         return self._thumbnails.get((id, side), make)
 
     def _small(self, id: str, side: int) -> Image.Image:
@@ -196,13 +220,22 @@ class Images:
         if not data.files:
             return Image.fromarray(as_rgb(data.load(id)["image"]))
         with Image.open(data.path(id)) as im:
-            im.draft("RGB", (2 * side, 2 * side))   # a JPEG is decoded at a half, a quarter or an eighth of its size
+            im.draft(
+                "RGB", (2 * side, 2 * side)
+            )  # a JPEG is decoded at a half, a quarter or an eighth of its size
             return im.convert("RGB")
 
-    def add(self, name: str, content: bytes, classes: Sequence[str] = ()) -> str:   # its id in the split 'yours'
+    def add(
+        self, name: str, content: bytes, classes: Sequence[str] = ()
+    ) -> str:  # its id in the split 'yours'
         "An image of your own; `classes`: whose CAM is made, none: of all classes."
         tags = tuple(sorted({*self.numbers(classes)})) if classes else None
-        return self.own.add(name, frozen(read_upload(name, bytes(content))), tags, [i for ids in self.data.splits.values() for i in ids])
+        return self.own.add(
+            name,
+            frozen(read_upload(name, bytes(content))),
+            tags,
+            [i for ids in self.data.splits.values() for i in ids],
+        )
 
     def close(self) -> None:
         "Empty the caches; what is asked for later is read again."

@@ -17,37 +17,46 @@ import wsss_nb
 
 # %% ../../nbs/explore/01_picture.ipynb #439c6001
 def encoded_size(
-    data:bytes,            # a PNG or JPEG file
-) -> tuple[int, int]:      # (H, W), pixels
+    data: bytes,  # a PNG or JPEG file
+) -> tuple[int, int]:  # (H, W), pixels
     "A picture's size, from the head of its file."
     try:
-        with Image.open(io.BytesIO(data)) as image: return image.height, image.width
-    except OSError as e: raise TraitError('data must be a PNG or JPEG file, in bytes.') from e
+        with Image.open(io.BytesIO(data)) as image:
+            return image.height, image.width
+    except OSError as e:
+        raise TraitError("data must be a PNG or JPEG file, in bytes.") from e
 
 # %% ../../nbs/explore/01_picture.ipynb #a2bb4890
 class Picture(anywidget.AnyWidget):
     """A picture to look at and to point at. Pixels are (row, column) of the picture sent, however large it is shown.
 
     Mouse: click. Keys: arrows move the cross-hair (with Shift ten times as far), Enter or Space clicks there."""
-    _esm = Path(wsss_nb.__file__).parent/'explore/widgets/picture.js'
-    data = Bytes(help='a PNG or JPEG file; another replaces it without a flicker').tag(sync=True)
-    alt = Unicode('picture', help='what it shows, for those who cannot see it').tag(sync=True)
-    width = Int(0, help='as shown, in CSS pixels; 0: as many as it has').tag(sync=True)
-    cross = List(Int(), help='(row, column) under the cross-hair, or empty').tag(sync=True)
-    step = Tuple(Int(), Int(), default_value=(1, 1), help='how far an arrow key goes (down, to the side), pixels').tag(sync=True)
-    click = Tuple(Int(), Int(), Int(), default_value=(-1, -1, 0), help='(row, column, how many clicks so far)').tag(sync=True)
+
+    _esm = Path(wsss_nb.__file__).parent / "explore/widgets/picture.js"
+    data = Bytes(help="a PNG or JPEG file; another replaces it without a flicker").tag(sync=True)
+    alt = Unicode("picture", help="what it shows, for those who cannot see it").tag(sync=True)
+    width = Int(0, help="as shown, in CSS pixels; 0: as many as it has").tag(sync=True)
+    cross = List(Int(), help="(row, column) under the cross-hair, or empty").tag(sync=True)
+    step = Tuple(
+        Int(), Int(), default_value=(1, 1), help="how far an arrow key goes (down, to the side), pixels"
+    ).tag(sync=True)
+    click = Tuple(
+        Int(), Int(), Int(), default_value=(-1, -1, 0), help="(row, column, how many clicks so far)"
+    ).tag(sync=True)
 
     @property
     def size(self) -> tuple[int, int]:
         "(H, W) of the picture, pixels; (0, 0) without one."
         return encoded_size(self.data) if self.data else (0, 0)
 
-    @validate('data')
+    @validate("data")
     def _is_picture(self, proposal):
-        if proposal.value: encoded_size(proposal.value)
+        if proposal.value:
+            encoded_size(proposal.value)
         return proposal.value
 
-    @validate('cross')
+    @validate("cross")
     def _is_pixel(self, proposal):
-        if len(proposal.value) not in (0, 2): raise TraitError('cross must be [row, column], or [] for none.')
+        if len(proposal.value) not in (0, 2):
+            raise TraitError("cross must be [row, column], or [] for none.")
         return proposal.value

@@ -19,28 +19,45 @@ from ..core import UserError
 from ..draw.grids import RUN_COLOURS
 
 # %% ../../nbs/explore/02_scatter.ipynb #cd7fdbad
-MARKERS = ('circle', 'square', 'triangle', 'diamond', 'plus', 'triangle down', 'cross', 'star')   # in the order of SHAPES in scatter.js
+MARKERS = (
+    "circle",
+    "square",
+    "triangle",
+    "diamond",
+    "plus",
+    "triangle down",
+    "cross",
+    "star",
+)  # in the order of SHAPES in scatter.js
 
 # %% ../../nbs/explore/02_scatter.ipynb #a8d65095
 def by_category(
-    values:ndarray,                       # int, [N]; what a point is, an index into `names`
-    names:Sequence[str],                  # at most 56
-    shapes:ndarray|None=None,             # int, [N]; what else it is: then the shape shows this, and the colour alone `values`
-    shape_names:Sequence[str]=(),         # at most 8
-) -> dict:                                # colour, marker, palette, legend: what `Scatter.show` takes
+    values: ndarray,  # int, [N]; what a point is, an index into `names`
+    names: Sequence[str],  # at most 56
+    shapes: ndarray
+    | None = None,  # int, [N]; what else it is: then the shape shows this, and the colour alone `values`
+    shape_names: Sequence[str] = (),  # at most 8
+) -> dict:  # colour, marker, palette, legend: what `Scatter.show` takes
     "Colours and shapes that tell categories apart, and the legend of those that occur."
     values, limit = np.asarray(values, int), len(RUN_COLOURS) * (len(MARKERS) if shapes is None else 1)
     if len(names) > limit or len(shape_names) > len(MARKERS):
-        raise UserError(f'{len(names)} categories and {len(shape_names)} shapes cannot be told apart.',
-                        f'Show at most {limit} and {len(MARKERS)}.')
+        raise UserError(
+            f"{len(names)} categories and {len(shape_names)} shapes cannot be told apart.",
+            f"Show at most {limit} and {len(MARKERS)}.",
+        )
     colour = values % len(RUN_COLOURS)
     marker = np.asarray(shapes, int) if shapes is not None else values % len(MARKERS)
-    legend = [(names[i], int(i % len(RUN_COLOURS)), int(i % len(MARKERS)) if shapes is None else -1) for i in np.unique(values)]
-    if shapes is not None: legend += [(shape_names[i], -1, int(i)) for i in np.unique(marker)]
+    legend = [
+        (names[i], int(i % len(RUN_COLOURS)), int(i % len(MARKERS)) if shapes is None else -1)
+        for i in np.unique(values)
+    ]
+    if shapes is not None:
+        legend += [(shape_names[i], -1, int(i)) for i in np.unique(marker)]
     return dict(colour=colour, marker=marker, palette=RUN_COLOURS, legend=legend)
 
 # %% ../../nbs/explore/02_scatter.ipynb #e1cfff67
-def indices(data:bytes) -> ndarray: return np.frombuffer(data, '<u4').astype(int)
+def indices(data: bytes) -> ndarray:
+    return np.frombuffer(data, "<u4").astype(int)
 
 # %% ../../nbs/explore/02_scatter.ipynb #3c42904d
 class Scatter(anywidget.AnyWidget):
@@ -48,48 +65,56 @@ class Scatter(anywidget.AnyWidget):
 
     Mouse: wheel zooms, drag moves, Shift and drag (or mode 'lasso') selects, click picks, a double click beside the points shows all.
     Keys: arrows go to the nearest point in that direction, Enter picks it, + and - zoom, 0 shows all, Escape clears the selection."""
-    _esm = Path(wsss_nb.__file__).parent/'explore/widgets/scatter.js'
-    points = Bytes(help='float32, [N, 2]; y upwards').tag(sync=True)
-    colour = Bytes(help='uint8, [N]; index into the palette').tag(sync=True)
-    marker = Bytes(help='uint8, [N]; index into MARKERS').tag(sync=True)
-    palette = List(Unicode(), help='colours, #rrggbb').tag(sync=True)
-    legend = List(Tuple(Unicode(), Int(), Int()), help='(text, colour, marker); -1: any').tag(sync=True)
-    hidden = List(Int(), help='entries of the legend switched off').tag(sync=True)
-    hover = Int(-1, help='the point under the pointer; -1: none').tag(sync=True)
-    picked = Int(-1, help='the point picked last; -1: none').tag(sync=True)
-    selected = Bytes(help='uint32: the points inside the lasso').tag(sync=True, from_json=lambda value, widget: bytes(value))
-    highlighted = Bytes(help='uint32: points drawn on top, the others fade').tag(sync=True)
-    mode = Enum(('pan', 'lasso'), 'pan', help='what dragging does').tag(sync=True)
-    title = Unicode(help='what it shows, for those who cannot see it').tag(sync=True)
-    radius = Float(3.5, help='of a point, CSS pixels').tag(sync=True)
-    width = Int(640, help='CSS pixels').tag(sync=True)
-    height = Int(480, help='CSS pixels').tag(sync=True)
 
-    def show(self,
-             points,                             # [N, 2], finite
-             colour=0,                           # [N] or one for all; index into the palette
-             marker=0,                           # [N] or one for all; index into MARKERS
-             palette:Sequence[str]=RUN_COLOURS,
-             legend:Sequence[tuple[str, int, int]]=()):
+    _esm = Path(wsss_nb.__file__).parent / "explore/widgets/scatter.js"
+    points = Bytes(help="float32, [N, 2]; y upwards").tag(sync=True)
+    colour = Bytes(help="uint8, [N]; index into the palette").tag(sync=True)
+    marker = Bytes(help="uint8, [N]; index into MARKERS").tag(sync=True)
+    palette = List(Unicode(), help="colours, #rrggbb").tag(sync=True)
+    legend = List(Tuple(Unicode(), Int(), Int()), help="(text, colour, marker); -1: any").tag(sync=True)
+    hidden = List(Int(), help="entries of the legend switched off").tag(sync=True)
+    hover = Int(-1, help="the point under the pointer; -1: none").tag(sync=True)
+    picked = Int(-1, help="the point picked last; -1: none").tag(sync=True)
+    selected = Bytes(help="uint32: the points inside the lasso").tag(
+        sync=True, from_json=lambda value, widget: bytes(value)
+    )
+    highlighted = Bytes(help="uint32: points drawn on top, the others fade").tag(sync=True)
+    mode = Enum(("pan", "lasso"), "pan", help="what dragging does").tag(sync=True)
+    title = Unicode(help="what it shows, for those who cannot see it").tag(sync=True)
+    radius = Float(3.5, help="of a point, CSS pixels").tag(sync=True)
+    width = Int(640, help="CSS pixels").tag(sync=True)
+    height = Int(480, help="CSS pixels").tag(sync=True)
+
+    def show(
+        self,
+        points,  # [N, 2], finite
+        colour=0,  # [N] or one for all; index into the palette
+        marker=0,  # [N] or one for all; index into MARKERS
+        palette: Sequence[str] = RUN_COLOURS,
+        legend: Sequence[tuple[str, int, int]] = (),
+    ):
         "Other points: nothing is picked, selected or highlighted afterwards. The same points look as told, and stay picked and selected."
-        points = np.ascontiguousarray(points, '<f4').reshape(-1, 2)
-        if not np.isfinite(points).all(): raise UserError('Points must be finite numbers.', 'Leave out those that are not.')
-        colour, marker = (np.ascontiguousarray(np.broadcast_to(v, len(points)), np.uint8) for v in (colour, marker))
+        points = np.ascontiguousarray(points, "<f4").reshape(-1, 2)
+        if not np.isfinite(points).all():
+            raise UserError("Points must be finite numbers.", "Leave out those that are not.")
+        colour, marker = (
+            np.ascontiguousarray(np.broadcast_to(v, len(points)), np.uint8) for v in (colour, marker)
+        )
         with self.hold_sync():
             if points.tobytes() != self.points:
-                self.hover, self.picked, self.selected, self.highlighted = -1, -1, b'', b''
+                self.hover, self.picked, self.selected, self.highlighted = -1, -1, b"", b""
             self.points, self.colour, self.marker = points.tobytes(), colour.tobytes(), marker.tobytes()
             self.palette, self.legend, self.hidden = list(palette), [tuple(e) for e in legend], []
 
-    @validate('hover', 'picked')
+    @validate("hover", "picked")
     def _is_point(self, proposal):
         "The browser may still speak of points that Python has replaced."
         return proposal.value if 0 <= proposal.value < len(self.points) // 8 else -1
 
-    @validate('selected')
+    @validate("selected")
     def _are_points(self, proposal):
         found = indices(proposal.value)
-        return found[found < len(self.points) // 8].astype('<u4').tobytes()
+        return found[found < len(self.points) // 8].astype("<u4").tobytes()
 
     @property
     def selection(self) -> ndarray:
@@ -98,4 +123,4 @@ class Scatter(anywidget.AnyWidget):
 
     def highlight(self, which=()):
         "Draws these points (indices) on top; the others fade. Nothing: none does."
-        self.highlighted = np.asarray(which, '<u4').tobytes()
+        self.highlighted = np.asarray(which, "<u4").tobytes()

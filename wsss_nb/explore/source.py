@@ -38,16 +38,17 @@ from ..run.store import Run, RunStore
 @dataclass(frozen=True)
 class Cams:
     "One run's CAMs of one image, at the image's size."
-    classes: ndarray   # classes with a CAM, 0-based int64 [P]
-    cam: ndarray       # in [0, 1], float32 [P, H, W]
-    logits: ndarray    # image-level scores of every class [C]
-    threshold: float   # the run's own
+
+    classes: ndarray  # classes with a CAM, 0-based int64 [P]
+    cam: ndarray  # in [0, 1], float32 [P, H, W]
+    logits: ndarray  # image-level scores of every class [C]
+    threshold: float  # the run's own
 
 
 def infer_image(
     model: CamModel,
-    image: torch.Tensor,             # in [0, 1], [3, H, W]
-    labels: torch.Tensor | None,     # the image's classes, [C]; None: not known, every class gets a CAM
+    image: torch.Tensor,  # in [0, 1], [3, H, W]
+    labels: torch.Tensor | None,  # the image's classes, [C]; None: not known, every class gets a CAM
     inference: Inference = Inference(),
     device: torch.device = torch.device("cpu"),
 ) -> CachedCam:
@@ -57,8 +58,13 @@ def infer_image(
         scores, logits = (x[0] for x in infer_cams(model, image[None].to(device), inference, known))
     wanted = torch.ones(len(scores), device=device) if labels is None else labels.to(device)
     classes, cam = present_cam(scores, wanted)
-    return CachedCam(classes.cpu().numpy(), cam.half().cpu().numpy(), tuple(image.shape[-2:]), scores.amax((-2, -1)).cpu().numpy(),
-                     logits.cpu().numpy())
+    return CachedCam(
+        classes.cpu().numpy(),
+        cam.half().cpu().numpy(),
+        tuple(image.shape[-2:]),
+        scores.amax((-2, -1)).cpu().numpy(),
+        logits.cpu().numpy(),
+    )
 
 
 def read_cam(file: Path) -> CachedCam | None:
@@ -71,6 +77,7 @@ def read_cam(file: Path) -> CachedCam | None:
 # %% ../../nbs/explore/03_source.ipynb #fd6b1d1c
 class Scores:
     "Mean IoU of each image's classes, of one run and split, in `RUN/explore/SPLIT.csv`."
+
     def __init__(self, run: Run, data: WsssData, split: str):
         self.run, self.data, self.split = run, data, split
         self.file, self.threshold = run.path / "explore" / f"{split}.csv", run_threshold(run)[0]
@@ -80,7 +87,11 @@ class Scores:
         "What was kept at this threshold; nothing if the file is damaged."
         try:
             table = pd.read_csv(self.file, dtype={"id": str}, keep_default_na=False, na_values={"iou": [""]})
-            return dict(zip(table.id, table.iou.astype(float))) if (table.threshold == self.threshold).all() else {}
+            return (
+                dict(zip(table.id, table.iou.astype(float)))
+                if (table.threshold == self.threshold).all()
+                else {}
+            )
         except (OSError, ValueError, AttributeError):
             return {}
 
@@ -92,13 +103,18 @@ class Scores:
         except OSError:
             pass
 
-    def table(self) -> pd.DataFrame:   # index: id; column: iou, NaN where an image has no class
+    def table(self) -> pd.DataFrame:  # index: id; column: iou, NaN where an image has no class
         return pd.DataFrame({"iou": pd.Series(dict(self.iou), dtype=float)}).rename_axis("id")
 
     def todo(self) -> list[str]:
         "Images with a cached CAM and a mask, but without a score."
-        return [i for i in self.data.ids(self.split)
-                if i not in self.iou and "mask" in self.data.available(i) and cam_path(self.run.path, self.split, i).exists()]
+        return [
+            i
+            for i in self.data.ids(self.split)
+            if i not in self.iou
+            and "mask" in self.data.available(i)
+            and cam_path(self.run.path, self.split, i).exists()
+        ]
 
     def of(self, id: str) -> float:
         "The score of one image."
@@ -128,7 +144,9 @@ class Scores:
 # %% ../../nbs/explore/03_source.ipynb #4bd4d5ed
 def finished_runs(store: RunStore) -> list[Run]:
     "The finished runs of a store, the latest first."
-    return sorted((r for r in store if r.done), key=lambda r: (r.path / "result.json").stat().st_mtime, reverse=True)
+    return sorted(
+        (r for r in store if r.done), key=lambda r: (r.path / "result.json").stat().st_mtime, reverse=True
+    )
 
 
 def of_each_method(runs: Sequence[Run], most: int = 4) -> list[Run]:
@@ -142,7 +160,9 @@ def of_each_method(runs: Sequence[Run], most: int = 4) -> list[Run]:
 def run_labels(runs: Sequence[Run]) -> list[str]:
     "'cam+fbr, 3a4531' for each run; the whole key where that is not one run's alone."
     short = [f"{r.recipe.method}, {r.key[:6]}" for r in runs]
-    return [f"{r.recipe.method}, {r.key}" if short.count(label) > 1 else label for r, label in zip(runs, short)]
+    return [
+        f"{r.recipe.method}, {r.key}" if short.count(label) > 1 else label for r, label in zip(runs, short)
+    ]
 
 # %% ../../nbs/explore/03_source.ipynb #9c10e23b
 TINY, TINY_DATA = {"training.steps": 60, "optim.lr": 0.1, "inference.limit": None}, "cooccur?n=48&size=128"
@@ -150,8 +170,13 @@ TINY, TINY_DATA = {"training.steps": 60, "optim.lr": 0.1, "inference.limit": Non
 
 def tiny_runs(store: RunStore, device: str = "auto") -> list[Run]:
     "Two runs of less than a minute on the embedded benchmark, for a store without any."
-    print(f"No finished run in {store.root}: training two tiny ones on {TINY_DATA}. They show the explorer, not the methods.")
-    return [run_recipe(make_recipe(m, TINY_DATA, "smoke", overrides=TINY), store, device, 0) for m in ("cam", "cam+fbr")][::-1]
+    print(
+        f"No finished run in {store.root}: training two tiny ones on {TINY_DATA}. They show the explorer, not the methods."
+    )
+    return [
+        run_recipe(make_recipe(m, TINY_DATA, "smoke", overrides=TINY), store, device, 0)
+        for m in ("cam", "cam+fbr")
+    ][::-1]
 
 # %% ../../nbs/explore/03_source.ipynb #11768652
 ORDERS = ("listed", "worst IoU first", "best IoU first")
@@ -159,45 +184,59 @@ ORDERS = ("listed", "worst IoU first", "best IoU first")
 
 class Source(Images):
     "Finished runs on one data set, and its images: everything the explorer reads. Nothing is read before it is asked for."
+
     def __init__(
         self,
-        runs: Sequence[Run],             # of one data set
-        data: WsssData | None = None,    # opened already, or None: opened by the first run's name for it
+        runs: Sequence[Run],  # of one data set
+        data: WsssData | None = None,  # opened already, or None: opened by the first run's name for it
         device: str = "auto",
-        store: RunStore | None = None,   # None: the one that the first run lies in
+        store: RunStore | None = None,  # None: the one that the first run lies in
     ):
         if not runs:
             raise UserError("No run to look at.", "Name one, or train one: wsss_nb demo.")
         made = {r.key: r.result["data"] for r in runs}
         if len({m["fingerprint"] for m in made.values()}) > 1:
-            raise UserError("Runs on different data: " + ", ".join(f"{k} ({m['name']})" for k, m in made.items()) + ".",
-                            "Explore runs of one data set at a time.")
+            raise UserError(
+                "Runs on different data: " + ", ".join(f"{k} ({m['name']})" for k, m in made.items()) + ".",
+                "Explore runs of one data set at a time.",
+            )
         super().__init__(data or open_data(runs[0].recipe.data))
         if self.data.fingerprint() != made[runs[0].key]["fingerprint"]:
-            raise UserError(f"{self.data.name} is not the data of run {', '.join(made)}.", "Name the data that they were made on.")
+            raise UserError(
+                f"{self.data.name} is not the data of run {', '.join(made)}.",
+                "Name the data that they were made on.",
+            )
         self.store, self.device = store or RunStore(runs[0].path.parent), device
         self.runs = dict(zip(run_labels(runs), runs))
         self.recipes = {label: run.recipe for label, run in self.runs.items()}
         self._cams, self._models, self._scores = Cache(64 * MIB), Cache(1024 * MIB), {}
         self._thresholds: dict[str, float] = {}
-        self._inferring = threading.Lock()   # one image at a time
+        self._inferring = threading.Lock()  # one image at a time
 
     @classmethod
     def open(
         cls,
-        runs: str | Path | RunStore = "runs",   # the store
-        keys: Sequence[str] = (),               # beginnings of keys; none: the latest finished run, and other methods on its data
-        data: str | None = None,                # its name, where the data lies elsewhere now or is not that of the latest run
+        runs: str | Path | RunStore = "runs",  # the store
+        keys: Sequence[
+            str
+        ] = (),  # beginnings of keys; none: the latest finished run, and other methods on its data
+        data: str
+        | None = None,  # its name, where the data lies elsewhere now or is not that of the latest run
         device: str = "auto",
     ) -> "Source":
         "Runs of a store; one without any finished run gets two tiny ones."
-        store, opened = runs if isinstance(runs, RunStore) else RunStore(runs), open_data(data) if data else None
+        store, opened = (
+            runs if isinstance(runs, RunStore) else RunStore(runs),
+            open_data(data) if data else None,
+        )
         if keys:
             return cls([store.find(k) for k in keys], opened, device, store)
         found = finished_runs(store) or ([] if data else tiny_runs(store, device))
         print_of = opened.fingerprint() if opened else found[0].result["data"]["fingerprint"]
         if not (alike := [r for r in found if r.result["data"]["fingerprint"] == print_of]):
-            raise UserError(f"No finished run on {data} in {store.root}.", f"Train one: wsss_nb train --data {data}.")
+            raise UserError(
+                f"No finished run on {data} in {store.root}.", f"Train one: wsss_nb train --data {data}."
+            )
         return cls(of_each_method(alike), opened, device, store)
 
     def run(self, label: str) -> Run:
@@ -209,9 +248,9 @@ class Source(Images):
     def ids(
         self,
         split: str,
-        having: str = "",            # a class; '': any
-        order: str = "listed",       # see ORDERS; images without a score come last
-        label: str | None = None,    # whose scores; None: the first run's
+        having: str = "",  # a class; '': any
+        order: str = "listed",  # see ORDERS; images without a score come last
+        label: str | None = None,  # whose scores; None: the first run's
     ) -> list[str]:
         "Images of a split."
         ids = super().ids(split, having)
@@ -219,24 +258,31 @@ class Source(Images):
             raise UserError(f"No order {order!r}.", f"There are: {', '.join(ORDERS)}.")
         if order == "listed" or split == YOURS:
             return ids
-        iou, sign = self._book(label or next(iter(self.runs)), split).iou, 1 if order.startswith("worst") else -1
+        iou, sign = (
+            self._book(label or next(iter(self.runs)), split).iou,
+            1 if order.startswith("worst") else -1,
+        )
         scored = [i for i in ids if not math.isnan(iou.get(i, math.nan))]
         found = set(scored)
         return sorted(scored, key=lambda i: sign * iou[i]) + [i for i in ids if i not in found]
 
     def threshold(self, label: str) -> float:
         "Threshold of a run's seeds: as it was evaluated, else the recipe's fixed one."
-        if label not in self._thresholds:   # a slider asks often; it is in a file
+        if label not in self._thresholds:  # a slider asks often; it is in a file
             self._thresholds[label] = run_threshold(self.run(label))[0]
         return self._thresholds[label]
 
     def model(self, label: str) -> CamModel:
         "A run's model, loaded once, in evaluation mode."
-        return self._models.get((label, "model"), lambda: load_model(self.run(label), len(self.data.classes), self.device))
+        return self._models.get(
+            (label, "model"), lambda: load_model(self.run(label), len(self.data.classes), self.device)
+        )
 
     def terms(self, label: str) -> dict[str, Term]:
         "A run's terms, loaded once, in evaluation mode."
-        return self._models.get((label, "terms"), lambda: load_terms(self.run(label), len(self.data.classes), self.device))
+        return self._models.get(
+            (label, "terms"), lambda: load_terms(self.run(label), len(self.data.classes), self.device)
+        )
 
     def cam_file(self, label: str, split: str, id: str) -> Path:
         "The run's own CAM of an image, else where one made here is kept: refinement must not learn from what was looked at."
@@ -245,21 +291,30 @@ class Source(Images):
 
     def cams(self, label: str, split: str, id: str) -> Cams:
         "A run's CAM of one image: cached, else inferred now and, of the data's own images, kept."
+
         def make() -> Cams:
             known, file = split != YOURS and id in self.data.tags, self.cam_file(label, split, id)
-            cached = (read_cam(file) if known else None) or self._infer(label, split, id, file if known else None)
+            cached = (read_cam(file) if known else None) or self._infer(
+                label, split, id, file if known else None
+            )
             return Cams(cached.classes, frozen(cached.full().numpy()), cached.logits, self.threshold(label))
+
         return self._cams.get((label, split, id), make)
 
     def _infer(self, label: str, split: str, id: str, file: Path | None) -> CachedCam:
         sample = eval_transform()(self.data_of(split).load(id))
         with self._inferring:
-            cached = infer_image(self.model(label), sample["image"], sample.get("labels"), self.recipes[label].inference,
-                                 pick_device(self.device))
+            cached = infer_image(
+                self.model(label),
+                sample["image"],
+                sample.get("labels"),
+                self.recipes[label].inference,
+                pick_device(self.device),
+            )
         try:
             if file:
                 save_cam(file, cached)
-        except OSError:   # a store that can only be read
+        except OSError:  # a store that can only be read
             pass
         return cached
 
@@ -268,7 +323,7 @@ class Source(Images):
             self._scores[label, split] = Scores(self.run(label), self.data, split)
         return self._scores[label, split]
 
-    def scores(self, label: str, split: str) -> pd.DataFrame | None:   # index: id; column: iou
+    def scores(self, label: str, split: str) -> pd.DataFrame | None:  # index: id; column: iou
         "Mean IoU of each image's classes at the run's threshold, as far as `score` has come; None where it has not begun."
         return self._book(label, split).table() if split != YOURS and self._book(label, split).iou else None
 
@@ -277,8 +332,11 @@ class Source(Images):
         return [] if split == YOURS else self._book(label, split).todo()
 
     def score(
-        self, label: str, split: str,
-        progress: Callable[[int, int], None] | None = None,   # (done, of); what it raises stops the scoring, what is done is kept
+        self,
+        label: str,
+        split: str,
+        progress: Callable[[int, int], None]
+        | None = None,  # (done, of); what it raises stops the scoring, what is done is kept
     ) -> pd.DataFrame:
         "Score the images with a cached CAM; may run in a thread."
         if split == YOURS:

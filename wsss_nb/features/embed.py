@@ -35,55 +35,80 @@ from ..draw.grids import MARKERS, RUN_COLOURS, empty_grid, styled
 def tsne(x: ndarray, seed: int, **options) -> ndarray:
     "t-SNE of scikit-learn."
     from sklearn.manifold import TSNE
+
     return TSNE(2, random_state=seed, **options).fit_transform(x)
 
 
 def umap(x: ndarray, seed: int, **options) -> ndarray:
     "UMAP of umap-learn; one job, as a fixed seed allows no more."
-    if 'umap' not in sys.modules: print("UMAP's first call compiles for about 30 s.", file=sys.stderr, flush=True)
+    if "umap" not in sys.modules:
+        print("UMAP's first call compiles for about 30 s.", file=sys.stderr, flush=True)
     from umap import UMAP
-    shown = dict(desc='UMAP', disable=len(x) < 500, mininterval=1)
+
+    shown = dict(desc="UMAP", disable=len(x) < 500, mininterval=1)
     return UMAP(n_components=2, random_state=seed, n_jobs=1, tqdm_kwds=shown, **options).fit_transform(x)
 
 
 def pca(x: ndarray, seed: int) -> ndarray:
     "The first two principal components."
     from sklearn.decomposition import PCA
+
     return PCA(2, random_state=seed).fit_transform(x)
 
 
-METHODS: dict[str, tuple[str, str, Callable[..., ndarray]]] = {   # how it is written, package, function
-    'tsne': ('t-SNE', 'scikit-learn', tsne), 'umap': ('UMAP', 'umap-learn', umap), 'pca': ('PCA', 'scikit-learn', pca)}
+METHODS: dict[str, tuple[str, str, Callable[..., ndarray]]] = {  # how it is written, package, function
+    "tsne": ("t-SNE", "scikit-learn", tsne),
+    "umap": ("UMAP", "umap-learn", umap),
+    "pca": ("PCA", "scikit-learn", pca),
+}
 
 # %% ../../nbs/features/02_embed.ipynb #5736a486
 def embed_options(method: str, n: int, given: Mapping[str, Any]) -> dict[str, Any]:
     "The options of a method for n points: defaults, bounded by n, and those given."
-    if method not in METHODS: raise UserError(f'No embedding {method!r}.', f'There are: {", ".join(METHODS)}.')
-    known = {'tsne': dict(perplexity=min(30., (n - 1) / 3), metric='cosine', init='pca', learning_rate='auto'),
-             'umap': dict(n_neighbors=min(15, n - 1), min_dist=.1, metric='cosine', init='pca'), 'pca': {}}[method]
+    if method not in METHODS:
+        raise UserError(f"No embedding {method!r}.", f"There are: {', '.join(METHODS)}.")
+    known = {
+        "tsne": dict(perplexity=min(30.0, (n - 1) / 3), metric="cosine", init="pca", learning_rate="auto"),
+        "umap": dict(n_neighbors=min(15, n - 1), min_dist=0.1, metric="cosine", init="pca"),
+        "pca": {},
+    }[method]
     if unknown := sorted(set(given) - set(known)):
-        raise UserError(f'{METHODS[method][0]} has no option {", ".join(unknown)}.', f'It has: {", ".join(known) or "none"}.')
-    for name in {'perplexity', 'n_neighbors'} & set(given):
-        if not 1 < given[name] < n: raise UserError(f'{name} must lie between 1 and the number of points, {n} (got {given[name]}).')
+        raise UserError(
+            f"{METHODS[method][0]} has no option {', '.join(unknown)}.",
+            f"It has: {', '.join(known) or 'none'}.",
+        )
+    for name in {"perplexity", "n_neighbors"} & set(given):
+        if not 1 < given[name] < n:
+            raise UserError(f"{name} must lie between 1 and the number of points, {n} (got {given[name]}).")
     return known | dict(given)
 
 
 def check_points(x: ndarray, least: int = 8) -> None:
     "Enough points, finite, not all the same; else a `UserError`."
     if x.ndim != 2 or len(x) < least or x.shape[1] < 2:
-        raise UserError(f'An embedding needs at least {least} points of 2 numbers, not an array {list(x.shape)}.', 'Sample more pixels.')
+        raise UserError(
+            f"An embedding needs at least {least} points of 2 numbers, not an array {list(x.shape)}.",
+            "Sample more pixels.",
+        )
     if bad := int((~np.isfinite(x)).any(1).sum()):
-        raise UserError(f'{bad} of {len(x)} points are not finite.', 'Leave them out, or look for what made them so.')
-    if not np.ptp(x, 0).any(): raise UserError(f'All {len(x)} points are the same.', 'The features have collapsed: look at the training.')
+        raise UserError(
+            f"{bad} of {len(x)} points are not finite.", "Leave them out, or look for what made them so."
+        )
+    if not np.ptp(x, 0).any():
+        raise UserError(
+            f"All {len(x)} points are the same.", "The features have collapsed: look at the training."
+        )
 
 # %% ../../nbs/features/02_embed.ipynb #a6ce32a0
 def embed(
-    x: ndarray,                       # [N, D]
-    method: str = 'tsne',             # tsne, umap, pca
+    x: ndarray,  # [N, D]
+    method: str = "tsne",  # tsne, umap, pca
     seed: int = 0,
-    cache: str | Path | None = None,  # folder: an embedding of the same points by the same method is read, not made again
-    **options,                        # perplexity; n_neighbors, min_dist; metric, init
-) -> ndarray:                         # float32 [N, 2]
+    cache: str
+    | Path
+    | None = None,  # folder: an embedding of the same points by the same method is read, not made again
+    **options,  # perplexity; n_neighbors, min_dist; metric, init
+) -> ndarray:  # float32 [N, 2]
     "Points in the plane; the same for the same seed."
     x = np.ascontiguousarray(x, np.float32)
     check_points(x)
@@ -91,83 +116,104 @@ def embed(
     shown, package, function = METHODS[method]
     what = json.dumps([method, options, seed, metadata.version(package), x.shape], sort_keys=True)
     key = hashlib.blake2b(what.encode() + x.tobytes(), digest_size=10).hexdigest()
-    file = None if cache is None else Path(cache)/f'{method}-{key}.safetensors'
-    if file is not None and (points := read_points(file, len(x))) is not None: return points
-    if len(x) >= 500 and method != 'pca': print(f'{shown} of {len(x):,} points…', file=sys.stderr, flush=True)
+    file = None if cache is None else Path(cache) / f"{method}-{key}.safetensors"
+    if file is not None and (points := read_points(file, len(x))) is not None:
+        return points
+    if len(x) >= 500 and method != "pca":
+        print(f"{shown} of {len(x):,} points…", file=sys.stderr, flush=True)
     points = np.ascontiguousarray(function(x, seed, **options), np.float32)
     if file is not None:
-        with atomic_path(file) as p: save_file(dict(points=points), p, dict(what=what))
+        with atomic_path(file) as p:
+            save_file(dict(points=points), p, dict(what=what))
     return points
 
 
-def read_points(file: Path, n: int) -> ndarray | None:   # [n, 2]
+def read_points(file: Path, n: int) -> ndarray | None:  # [n, 2]
     "A cached embedding; None where there is none, or the file is damaged: then it is made again."
     try:
-        with safe_open(file, 'np') as f: points = f.get_tensor('points')
-    except (FileNotFoundError, SafetensorError): return None
+        with safe_open(file, "np") as f:
+            points = f.get_tensor("points")
+    except (FileNotFoundError, SafetensorError):
+        return None
     return points if points.shape == (n, 2) else None
 
 # %% ../../nbs/features/02_embed.ipynb #82a6bb0e
 def strangers(
-    x: ndarray,       # [N, D]
+    x: ndarray,  # [N, D]
     labels: ndarray,  # [N]
     images: ndarray,  # [N]
     k: int = 15,
-) -> ndarray:         # [N]
+) -> ndarray:  # [N]
     "Of each point's k nearest points of other images (cosine), the share that has another label."
     labels, images = (pd.factorize(np.asarray(v))[0] for v in (labels, images))
     k = min(k, len(x) - int(np.bincount(images).max()))
-    if k < 1: raise UserError('All pixels are of one image: there are no neighbours in others.', 'Sample more images.')
+    if k < 1:
+        raise UserError(
+            "All pixels are of one image: there are no neighbours in others.", "Sample more images."
+        )
     z = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     out = np.empty(len(x))
-    for i in range(0, len(x), 512):   # no [N, N] matrix
-        near = z[i:i + 512] @ z.T
-        near[images[i:i + 512, None] == images] = -np.inf
+    for i in range(0, len(x), 512):  # no [N, N] matrix
+        near = z[i : i + 512] @ z.T
+        near[images[i : i + 512, None] == images] = -np.inf
         nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
-        out[i:i + 512] = (labels[nearest] != labels[i:i + 512, None]).mean(1)
+        out[i : i + 512] = (labels[nearest] != labels[i : i + 512, None]).mean(1)
     return out
 
 # %% ../../nbs/features/02_embed.ipynb #4108f063
 def label_scores(x: ndarray, labels: ndarray, images: ndarray, k: int = 15) -> pd.DataFrame:
     "Pixels, overlap and silhouette of each label; NaN where there is only one label or image."
     from sklearn.metrics import silhouette_samples
+
     labels = np.asarray(labels)
     names, counts = np.unique(labels, return_counts=True)
-    table = pd.DataFrame({'pixels': counts, 'overlap': np.nan, 'silhouette': np.nan}, index=pd.Index(names, name='label'))
+    table = pd.DataFrame(
+        {"pixels": counts, "overlap": np.nan, "silhouette": np.nan}, index=pd.Index(names, name="label")
+    )
     if 1 < len(names) < len(x) and len(set(images)) > 1:
-        each = pd.DataFrame({'overlap': strangers(x, labels, images, k), 'silhouette': silhouette_samples(x, labels, metric='cosine')})
-        table[['overlap', 'silhouette']] = each.groupby(labels).mean()
+        each = pd.DataFrame(
+            {
+                "overlap": strangers(x, labels, images, k),
+                "silhouette": silhouette_samples(x, labels, metric="cosine"),
+            }
+        )
+        table[["overlap", "silhouette"]] = each.groupby(labels).mean()
     return table
 
 # %% ../../nbs/features/02_embed.ipynb #1193e442
-def ground_scores(f: PixelFeatures, k: int = 15) -> pd.DataFrame:   # one row per class
+def ground_scores(f: PixelFeatures, k: int = 15) -> pd.DataFrame:  # one row per class
     "Foreground against co-occurring background of each class: pixels, overlap (chance .5), silhouette; each side counts the same."
     rows = {}
-    for name in dict.fromkeys(f.table['class']):
-        one = f.where(f.table['class'] == name)
+    for name in dict.fromkeys(f.table["class"]):
+        one = f.where(f.table["class"] == name)
         t = label_scores(one.x, one.table.foreground.to_numpy(), one.table.image, k)
-        rows[name] = dict(foreground=int(one.table.foreground.sum()), background=int((~one.table.foreground).sum()),
-                          overlap=t.overlap.mean(), silhouette=t.silhouette.mean())
-    return pd.DataFrame.from_dict(rows, orient='index').rename_axis('class')
+        rows[name] = dict(
+            foreground=int(one.table.foreground.sum()),
+            background=int((~one.table.foreground).sum()),
+            overlap=t.overlap.mean(),
+            silhouette=t.silhouette.mean(),
+        )
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
 
 
-def class_scores(f: PixelFeatures, k: int = 15) -> pd.DataFrame:    # one row per class
+def class_scores(f: PixelFeatures, k: int = 15) -> pd.DataFrame:  # one row per class
     "Foreground of each class against that of the others: pixels, overlap (chance 1 - 1/classes), silhouette."
     f = f.where(f.table.foreground)
-    order = list(dict.fromkeys(f.table['class']))   # of the data set, not of the alphabet
-    return label_scores(f.x, f.table['class'].to_numpy(), f.table.image, k).loc[order].rename_axis('class')
+    order = list(dict.fromkeys(f.table["class"]))  # of the data set, not of the alphabet
+    return label_scores(f.x, f.table["class"].to_numpy(), f.table.image, k).loc[order].rename_axis("class")
 
 # %% ../../nbs/features/02_embed.ipynb #1c75bf2c
 @dataclass
 class Cloud:
     "One panel: points in the plane, what is known of them, and a line below."
-    points: ndarray       # [N, 2]
-    table: pd.DataFrame   # class, context, foreground; N rows
-    note: str = ''        # a number taken in the original space
-    axes: str = 't-SNE'   # name of the two axes
+
+    points: ndarray  # [N, 2]
+    table: pd.DataFrame  # class, context, foreground; N rows
+    note: str = ""  # a number taken in the original space
+    axes: str = "t-SNE"  # name of the two axes
 
 
-def lighter(colour: str, by: float = .45) -> tuple[float, ...]:
+def lighter(colour: str, by: float = 0.45) -> tuple[float, ...]:
     "A colour mixed with white."
     return tuple(1 - (1 - v) * (1 - by) for v in to_rgb(colour))
 
@@ -175,62 +221,102 @@ def lighter(colour: str, by: float = .45) -> tuple[float, ...]:
 def ground_style(classes: Sequence[str], table: pd.DataFrame) -> dict[tuple[str, bool], dict[str, Any]]:
     "Marker, colour and label of each class's background and foreground, in the order of drawing."
     style: dict[tuple[str, bool], dict[str, Any]] = {}
-    colours = ['#0072b2', '#d55e00', *[c for c in RUN_COLOURS if c not in ('#0072b2', '#d55e00')]]
+    colours = ["#0072b2", "#d55e00", *[c for c in RUN_COLOURS if c not in ("#0072b2", "#d55e00")]]
     for foreground in (False, True):
         for i, c in enumerate(classes):
-            colour, around = colours[i % len(colours)], sorted(set(table.context[(table['class'] == c) & ~table.foreground]) - {''})
-            style[c, foreground] = dict(marker=MARKERS[i // len(colours)], s=9, color=colour, lw=0, label=c) if foreground else dict(
-                marker='x', s=11, color=lighter(colour), lw=.9, label=f'around {c}' + f' ({", ".join(around)})' * (0 < len(around) < 3))
+            colour, around = (
+                colours[i % len(colours)],
+                sorted(set(table.context[(table["class"] == c) & ~table.foreground]) - {""}),
+            )
+            style[c, foreground] = (
+                dict(marker=MARKERS[i // len(colours)], s=9, color=colour, lw=0, label=c)
+                if foreground
+                else dict(
+                    marker="x",
+                    s=11,
+                    color=lighter(colour),
+                    lw=0.9,
+                    label=f"around {c}" + f" ({', '.join(around)})" * (0 < len(around) < 3),
+                )
+            )
     return style
 
 
-CLASS_COLOURS = [*RUN_COLOURS, '#882255']   # eight, while there are seven markers: pairs repeat after 56 classes
+CLASS_COLOURS = [
+    *RUN_COLOURS,
+    "#882255",
+]  # eight, while there are seven markers: pairs repeat after 56 classes
 
 
 def class_style(classes: Sequence[str]) -> dict[tuple[str, bool], dict[str, Any]]:
     "Marker, colour and label of each class's foreground; both change with every class."
-    return {(c, True): dict(marker=MARKERS[i % len(MARKERS)], s=9, color=CLASS_COLOURS[i % len(CLASS_COLOURS)], lw=0, label=c)
-            for i, c in enumerate(classes)}
+    return {
+        (c, True): dict(
+            marker=MARKERS[i % len(MARKERS)], s=9, color=CLASS_COLOURS[i % len(CLASS_COLOURS)], lw=0, label=c
+        )
+        for i, c in enumerate(classes)
+    }
 
 # %% ../../nbs/features/02_embed.ipynb #90020760
 def draw_cloud(ax: Axes, cloud: Cloud, style: Mapping[tuple[str, bool], Mapping[str, Any]]) -> None:
     "The points of one panel; its axes have no unit, hence no ticks."
     for (name, foreground), how in style.items():
-        here = ((cloud.table['class'] == name) & (cloud.table.foreground == foreground)).to_numpy()
-        ax.scatter(*cloud.points[here].T, alpha=.75, **how)
-    ax.set(xticks=[], yticks=[], xlabel=f'{cloud.axes} 1' + f'\n{cloud.note}' * bool(cloud.note), ylabel=f'{cloud.axes} 2')
-    ax.set_aspect('equal', 'datalim')
-    ax.margins(.04)
+        here = ((cloud.table["class"] == name) & (cloud.table.foreground == foreground)).to_numpy()
+        ax.scatter(*cloud.points[here].T, alpha=0.75, **how)
+    ax.set(
+        xticks=[],
+        yticks=[],
+        xlabel=f"{cloud.axes} 1" + f"\n{cloud.note}" * bool(cloud.note),
+        ylabel=f"{cloud.axes} 2",
+    )
+    ax.set_aspect("equal", "datalim")
+    ax.margins(0.04)
 
 # %% ../../nbs/features/02_embed.ipynb #d71d1e9a
 @styled
 def cloud_grid(
-    clouds: Mapping[str, Mapping[str, Cloud]],   # row (method) -> column (run) -> panel
-    by: str = 'ground',             # 'ground': foreground and background of each class; 'class': foreground by class
-    classes: Sequence[str] = (),    # which, in order; empty: all of the first panel
-    title: str = '',
-    note: str = '',                 # below: how to read it
-    cell: float = 2.9,              # width of a panel, inches
+    clouds: Mapping[str, Mapping[str, Cloud]],  # row (method) -> column (run) -> panel
+    by: str = "ground",  # 'ground': foreground and background of each class; 'class': foreground by class
+    classes: Sequence[str] = (),  # which, in order; empty: all of the first panel
+    title: str = "",
+    note: str = "",  # below: how to read it
+    cell: float = 2.9,  # width of a panel, inches
 ) -> Figure:
     "Runs side by side, one row for each way into the plane; one legend."
-    if by not in ('ground', 'class'): raise UserError(f'No colouring {by!r}.', "Use 'ground' or 'class'.")
+    if by not in ("ground", "class"):
+        raise UserError(f"No colouring {by!r}.", "Use 'ground' or 'class'.")
     columns = list(dict.fromkeys(c for row in clouds.values() for c in row))
     tables = [cloud.table for row in clouds.values() for cloud in row.values()]
-    if not tables or any(len(t) != len(c.points) for t, c in zip(tables, (c for r in clouds.values() for c in r.values()))):
-        raise UserError('Every panel needs as many points as rows of its table, and there must be a panel.')
-    known = list(dict.fromkeys(n for t in tables for n in t['class']))
+    if not tables or any(
+        len(t) != len(c.points) for t, c in zip(tables, (c for r in clouds.values() for c in r.values()))
+    ):
+        raise UserError("Every panel needs as many points as rows of its table, and there must be a panel.")
+    known = list(dict.fromkeys(n for t in tables for n in t["class"]))
     if missing := sorted(set(classes) - set(known)):
-        raise UserError(f'No points of {", ".join(missing)}.', f'There are: {", ".join(known)}.')
+        raise UserError(f"No points of {', '.join(missing)}.", f"There are: {', '.join(known)}.")
     classes = list(classes or known)
-    style = ground_style(classes, pd.concat(tables)) if by == 'ground' else class_style(classes)
-    wide = .45 + .062 * max(len(how['label']) for how in style.values())   # of the legend, inches
-    fig, axes = empty_grid([.9 * cell] * len(clouds), len(columns), cell, title, (wide, .3), note)
+    style = ground_style(classes, pd.concat(tables)) if by == "ground" else class_style(classes)
+    wide = 0.45 + 0.062 * max(len(how["label"]) for how in style.values())  # of the legend, inches
+    fig, axes = empty_grid([0.9 * cell] * len(clouds), len(columns), cell, title, (wide, 0.3), note)
     for i, (row, panels) in enumerate(clouds.items()):
         for ax, column in zip(axes[i], columns):
-            if column not in panels: ax.set_axis_off(); continue
+            if column not in panels:
+                ax.set_axis_off()
+                continue
             draw_cloud(ax, panels[column], style)
-            ax.set_title(column if len(clouds) == 1 else f'{row}   {column}')
-    handles = [Line2D([], [], ls='', marker=how['marker'], color=how['color'], ms=5, mew=.9 if how['lw'] else 0, label=how['label'])
-               for _, how in sorted(style.items(), key=lambda kv: (classes.index(kv[0][0]), not kv[0][1]))]
-    fig.legend(handles=handles, loc='outside right center', handletextpad=.1)
+            ax.set_title(column if len(clouds) == 1 else f"{row}   {column}")
+    handles = [
+        Line2D(
+            [],
+            [],
+            ls="",
+            marker=how["marker"],
+            color=how["color"],
+            ms=5,
+            mew=0.9 if how["lw"] else 0,
+            label=how["label"],
+        )
+        for _, how in sorted(style.items(), key=lambda kv: (classes.index(kv[0][0]), not kv[0][1]))
+    ]
+    fig.legend(handles=handles, loc="outside right center", handletextpad=0.1)
     return fig

@@ -34,12 +34,15 @@ from ..run.recipe import Count, Share
 # %% ../../nbs/features/00_sample.ipynb #3bf2a458
 class Sampling(Part):
     "Which features, and of which pixels."
-    projection: str = 'last'        # a feature map of the model ('last'), or a term's head: 'fbr.phi_fg'
-    classes: tuple[str, ...] = ()   # names; empty: all
-    per_class: Count = 200          # pixels of each class's objects, and as many of its background
-    images: Count | None = 400      # images with these classes, evenly spread over the split; None: all
-    labels: Literal['auto', 'truth', 'seed'] = 'auto'   # auto: ground truth if the split has masks, else the seed
-    threshold: Share = .3           # of the normalised CAM, where labels come from the seed
+
+    projection: str = "last"  # a feature map of the model ('last'), or a term's head: 'fbr.phi_fg'
+    classes: tuple[str, ...] = ()  # names; empty: all
+    per_class: Count = 200  # pixels of each class's objects, and as many of its background
+    images: Count | None = 400  # images with these classes, evenly spread over the split; None: all
+    labels: Literal["auto", "truth", "seed"] = (
+        "auto"  # auto: ground truth if the split has masks, else the seed
+    )
+    threshold: Share = 0.3  # of the normalised CAM, where labels come from the seed
     contexts: dict[str, tuple[str, ...]] = {}  # class -> the stuff it co-occurs with; empty: all background
     seed: int = 0
 
@@ -47,62 +50,73 @@ class Sampling(Part):
 @dataclass
 class PixelFeatures:
     "Features of N pixels, and what is known of each."
-    x: ndarray             # float32 [N, D]
-    scores: ndarray        # normalised CAM of every class, 0 for absent ones, float32 [N, C]
-    table: pd.DataFrame    # image, y, x (pixels), class, context (stuff or ''), foreground, score (of its class); N rows
+
+    x: ndarray  # float32 [N, D]
+    scores: ndarray  # normalised CAM of every class, 0 for absent ones, float32 [N, C]
+    table: (
+        pd.DataFrame
+    )  # image, y, x (pixels), class, context (stuff or ''), foreground, score (of its class); N rows
     about: dict[str, Any]  # data, split, classes, where labels come from, the sampling, ...
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def where(self, keep) -> 'PixelFeatures':   # bool [N]
+    def where(self, keep) -> "PixelFeatures":  # bool [N]
         "Some of the pixels."
         keep = np.asarray(keep)
-        return PixelFeatures(self.x[keep], self.scores[keep], self.table[keep].reset_index(drop=True), self.about)
+        return PixelFeatures(
+            self.x[keep], self.scores[keep], self.table[keep].reset_index(drop=True), self.about
+        )
 
     def save(self, path: str | Path) -> None:
         "Write one safetensors file, table and description as JSON in its header; atomically."
-        header = dict(table=json.dumps(self.table.to_dict('list')), about=json.dumps(self.about))
+        header = dict(table=json.dumps(self.table.to_dict("list")), about=json.dumps(self.about))
         with atomic_path(path) as p:
-            save_file(dict(x=np.ascontiguousarray(self.x), scores=np.ascontiguousarray(self.scores)), p, header)
+            save_file(
+                dict(x=np.ascontiguousarray(self.x), scores=np.ascontiguousarray(self.scores)), p, header
+            )
 
 # %% ../../nbs/features/00_sample.ipynb #e799679a
 def load_features(path: str | Path) -> PixelFeatures:
     "Read what `save` wrote; a file that is missing, damaged or something else is a `UserError`."
     try:
-        with safe_open(path, 'np') as f:
-            header, x, scores = f.metadata(), f.get_tensor('x'), f.get_tensor('scores')
-        return PixelFeatures(x, scores, pd.DataFrame(json.loads(header['table'])), json.loads(header['about']))
+        with safe_open(path, "np") as f:
+            header, x, scores = f.metadata(), f.get_tensor("x"), f.get_tensor("scores")
+        return PixelFeatures(
+            x, scores, pd.DataFrame(json.loads(header["table"])), json.loads(header["about"])
+        )
     except FileNotFoundError as e:
-        raise UserError(f'No file {path}.') from e
+        raise UserError(f"No file {path}.") from e
     except (SafetensorError, KeyError, TypeError, ValueError) as e:
-        raise UserError(f'{path} does not hold pixel features ({e}).', 'Delete it; it is made again.') from e
+        raise UserError(f"{path} does not hold pixel features ({e}).", "Delete it; it is made again.") from e
 
 # %% ../../nbs/features/00_sample.ipynb #91d246f9
 class Reservoir:
     "Rows of smallest key in each stratum, however many come by."
+
     def __init__(self, quota: int):
         self.quota, self.kept = quota, {}
 
     def bar(self, stratum: int) -> float:
         "A row enters only with a key below this."
-        full = stratum in self.kept and len(self.kept[stratum]['key']) >= self.quota
-        return self.kept[stratum]['key'][-1] if full else np.inf
+        full = stratum in self.kept and len(self.kept[stratum]["key"]) >= self.quota
+        return self.kept[stratum]["key"][-1] if full else np.inf
 
-    def offer(self, stratum: int, rows: Mapping[str, ndarray]) -> None:   # columns of one length; 'key' [n]
+    def offer(self, stratum: int, rows: Mapping[str, ndarray]) -> None:  # columns of one length; 'key' [n]
         "Keep the best of what is here and what comes."
         if stratum in self.kept:
             rows = {k: np.concatenate([v, rows[k]]) for k, v in self.kept[stratum].items()}
-        order = np.argsort(rows['key'], kind='stable')[:self.quota]
+        order = np.argsort(rows["key"], kind="stable")[: self.quota]
         self.kept[stratum] = {k: v[order] for k, v in rows.items()}
 
 # %% ../../nbs/features/00_sample.ipynb #f3a67fc3
 def draw_keys(
-    strata: ndarray,   # stratum of each position, -1 none, [P]
-    seed: int, id: str,
-) -> ndarray:          # [P]
+    strata: ndarray,  # stratum of each position, -1 none, [P]
+    seed: int,
+    id: str,
+) -> ndarray:  # [P]
     "Rank within its image and stratum, in random order, + the image's own number in [0, 1)."
-    g = np.random.default_rng(derive_seed(seed, 'pixels', id))
+    g = np.random.default_rng(derive_seed(seed, "pixels", id))
     own, keys = g.random(), np.full(len(strata), np.inf)
     order = g.random(len(strata))
     for s in np.unique(strata[strata >= 0]):
@@ -112,16 +126,16 @@ def draw_keys(
 
 # %% ../../nbs/features/00_sample.ipynb #3cade23f
 def stratify(
-    label: ndarray,     # 0 background, class + 1, 255 unknown, [P]
-    stuff: ndarray,     # 1…S, 0 or 255 none, [P]
+    label: ndarray,  # 0 background, class + 1, 255 unknown, [P]
+    stuff: ndarray,  # 1…S, 0 or 255 none, [P]
     tags: Iterable[int],  # classes of the image that are sampled, 0-based
-    around: ndarray,    # is stuff s (column 0: none) background to take for class c; bool [C, 1+S]
-    pick: ndarray,      # in [0, 1): decides between several classes of the image, [P]
-) -> ndarray:           # c: object of class c; C + c: its background; -1 neither; [P]
+    around: ndarray,  # is stuff s (column 0: none) background to take for class c; bool [C, 1+S]
+    pick: ndarray,  # in [0, 1): decides between several classes of the image, [P]
+) -> ndarray:  # c: object of class c; C + c: its background; -1 neither; [P]
     "The stratum of each position of one image."
     C, tags = len(around), np.array(sorted(tags), int)
     strata = np.where(np.isin(label - 1, tags) & (label != IGNORE), label - 1, -1)
-    eligible = around[tags][:, np.where(stuff == IGNORE, 0, stuff)] & (label == 0)           # [T, P]
+    eligible = around[tags][:, np.where(stuff == IGNORE, 0, stuff)] & (label == 0)  # [T, P]
     order = eligible.cumsum(0) - 1
     chosen = eligible & (order == np.floor(pick * eligible.sum(0)))
     return np.where(chosen.any(0), C + tags[chosen.argmax(0)], strata) if len(tags) else strata
@@ -129,52 +143,67 @@ def stratify(
 # %% ../../nbs/features/00_sample.ipynb #6d9d99e4
 def find_head(projection: str, terms: Mapping[str, nn.Module]) -> nn.Module | None:
     "The head of a term named TERM.HEAD; None for a name without a dot: a feature map of the model."
-    kind, dot, head = projection.partition('.')
-    if not dot: return None
-    heads = {f'{k}.{n}': m for k, t in terms.items() for n, m in t.named_children() if isinstance(m, nn.Conv2d)}
+    kind, dot, head = projection.partition(".")
+    if not dot:
+        return None
+    heads = {
+        f"{k}.{n}": m for k, t in terms.items() for n, m in t.named_children() if isinstance(m, nn.Conv2d)
+    }
     if projection not in heads:
-        raise UserError(f'This run has no projection {projection!r}.', f'It has: {", ".join(["last", *heads])}.')
+        raise UserError(
+            f"This run has no projection {projection!r}.", f"It has: {', '.join(['last', *heads])}."
+        )
     return heads[projection]
 
 
-def feature_map(output: CamOutput, projection: str, head: nn.Module | None) -> Tensor:   # [B, D, h, w]
+def feature_map(output: CamOutput, projection: str, head: nn.Module | None) -> Tensor:  # [B, D, h, w]
     "Features on the CAM's grid: a feature map, or a head over the last one with its ReLU, as the contrasts use it."
     if head is None and projection not in output.features:
-        raise UserError(f'The model has no feature map {projection!r}.', f'It has: {", ".join(output.features)}.')
-    z = output.features[projection] if head is None else head(output.features['last']).relu()
-    return z.float() if z.shape[-2:] == output.cam.shape[-2:] else F.adaptive_avg_pool2d(z.float(), output.cam.shape[-2:])
+        raise UserError(
+            f"The model has no feature map {projection!r}.", f"It has: {', '.join(output.features)}."
+        )
+    z = output.features[projection] if head is None else head(output.features["last"]).relu()
+    return (
+        z.float()
+        if z.shape[-2:] == output.cam.shape[-2:]
+        else F.adaptive_avg_pool2d(z.float(), output.cam.shape[-2:])
+    )
 
 # %% ../../nbs/features/00_sample.ipynb #e1bd9ba2
 def on_grid(
-    x: Tensor,              # labels, [H, W]
+    x: Tensor,  # labels, [H, W]
     grid: tuple[int, int],  # (h, w)
-) -> ndarray:               # [h·w]
+) -> ndarray:  # [h·w]
     "The label of the pixel in the middle of each position."
     y, x_ = centres(x.shape, grid)
     return x.numpy()[y][:, x_].astype(int).ravel()
 
 
-def centres(size: tuple[int, int], grid: tuple[int, int]) -> tuple[ndarray, ndarray]:   # rows [h], columns [w]
+def centres(size: tuple[int, int], grid: tuple[int, int]) -> tuple[ndarray, ndarray]:  # rows [h], columns [w]
     "The image pixel in the middle of each position of a grid."
-    y, x = (((np.arange(n) + .5) * (m / n)).astype(int) for n, m in zip(grid, size))
+    y, x = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(grid, size))
     return y, x
 
 # %% ../../nbs/features/00_sample.ipynb #49a59c2b
 def plan_sampling(data: WsssData, split: str, s: Sampling) -> tuple[list[str], list[str], list[int], ndarray]:
     "Images to look at, fields to read, classes sampled [T], and which stuff is whose background, bool [C, 1+S]."
     known = [*data.fields(split)]
-    if s.labels == 'truth' and 'mask' not in known:
-        raise UserError(f'{data.name} has no masks for split {split!r}.', "Take labels='seed'.")
-    named = [(c, data.classes) for c in (*s.classes, *s.contexts)] + [(t, data.stuff_classes) for v in s.contexts.values() for t in v]
+    if s.labels == "truth" and "mask" not in known:
+        raise UserError(f"{data.name} has no masks for split {split!r}.", "Take labels='seed'.")
+    named = [(c, data.classes) for c in (*s.classes, *s.contexts)] + [
+        (t, data.stuff_classes) for v in s.contexts.values() for t in v
+    ]
     for name, names in named:
-        if name not in names: raise UserError(f'{data.name} knows no {name!r}.', f'Known: {", ".join(names)}.')
-    fields = [] if s.labels == 'seed' else [f for f in ('mask', 'stuff') if 'mask' in known and f in known]
+        if name not in names:
+            raise UserError(f"{data.name} knows no {name!r}.", f"Known: {', '.join(names)}.")
+    fields = [] if s.labels == "seed" else [f for f in ("mask", "stuff") if "mask" in known and f in known]
     classes = [data.classes.index(c) for c in s.classes or data.classes]
     around = np.ones((len(data.classes), 1 + len(data.stuff_classes)), bool)
-    for c, names in s.contexts.items() if 'stuff' in fields else ():
-        around[data.classes.index(c)] = np.isin(['', *data.stuff_classes], names)
+    for c, names in s.contexts.items() if "stuff" in fields else ():
+        around[data.classes.index(c)] = np.isin(["", *data.stuff_classes], names)
     ids = [i for i in data.ids(split) if set(data.tags.get(i, ())) & set(classes)]
-    if not ids: raise UserError(f'No image of split {split!r} of {data.name} has {", ".join(s.classes)}.')
+    if not ids:
+        raise UserError(f"No image of split {split!r} of {data.name} has {', '.join(s.classes)}.")
     n = min(s.images or len(ids), len(ids))
     return [ids[i * len(ids) // n] for i in range(n)], fields, classes, around
 
@@ -184,70 +213,128 @@ def pixel_features(
     data: WsssData,
     split: str,
     sampling: Sampling = Sampling(),
-    terms: Mapping[str, nn.Module] | None = None,   # where a term's head is asked for
+    terms: Mapping[str, nn.Module] | None = None,  # where a term's head is asked for
     batch_size: int = 8,
     workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,   # (images done, of) instead of a bar; what it raises stops the pass
+    progress: Callable[[int, int], None]
+    | None = None,  # (images done, of) instead of a bar; what it raises stops the pass
 ) -> PixelFeatures:
     "Features, positions and labels of a stratified sample of pixels; memory is bounded by the quota, not by the split."
     s, head = sampling, find_head(sampling.projection, terms or {})
     ids, fields, classes, around = plan_sampling(data, split, s)
-    images = Split(data, split, ('image', *fields), eval_transform())
+    images = Split(data, split, ("image", *fields), eval_transform())
     images.ids, device, kept = ids, next(model.parameters()).device, Reservoir(s.per_class)
     batches = list(same_size_batches([data.size(i) for i in ids], batch_size))
     loader = DataLoader(images, batch_sampler=batches, collate_fn=collate, num_workers=workers)
     modules = [model, *([] if head is None else [head])]
     seen = 0
-    bar = tqdm(total=len(ids), desc=f'features {split}', mininterval=1, disable=progress is not None)
+    bar = tqdm(total=len(ids), desc=f"features {split}", mininterval=1, disable=progress is not None)
     with bar, evaluating(*modules), torch.inference_mode():
         for batch in loader:
-            output = model(batch['image'].to(device))
+            output = model(batch["image"].to(device))
             z = feature_map(output, s.projection, head).flatten(2).cpu().numpy()
-            ncam = normalised_cam(output.cam, batch['labels'].to(device)).cpu()
-            for i, id in enumerate(batch['ids']):
+            ncam = normalised_cam(output.cam, batch["labels"].to(device)).cpu()
+            for i, id in enumerate(batch["ids"]):
                 truth = {f: batch[f][i] for f in fields}
-                offer_image(kept, id, z[i], ncam[i].numpy(), tuple(batch['image'].shape[-2:]), truth, set(classes) & set(data.tags[id]),
-                            around, s)
-            seen += len(batch['ids'])
-            bar.update(len(batch['ids']))
-            if progress: progress(seen, len(ids))
+                offer_image(
+                    kept,
+                    id,
+                    z[i],
+                    ncam[i].numpy(),
+                    tuple(batch["image"].shape[-2:]),
+                    truth,
+                    set(classes) & set(data.tags[id]),
+                    around,
+                    s,
+                )
+            seen += len(batch["ids"])
+            bar.update(len(batch["ids"]))
+            if progress:
+                progress(seen, len(ids))
     return collect(kept, data, split, sampling, fields)
 
 # %% ../../nbs/features/00_sample.ipynb #f87b3d58
-def offer_image(kept: Reservoir, id: str, z: ndarray, ncam: ndarray, size: tuple[int, int], truth: dict[str, Tensor], tags: set[int],
-                around: ndarray, s: Sampling) -> None:   # z [D, P], ncam [C, h, w]
+def offer_image(
+    kept: Reservoir,
+    id: str,
+    z: ndarray,
+    ncam: ndarray,
+    size: tuple[int, int],
+    truth: dict[str, Tensor],
+    tags: set[int],
+    around: ndarray,
+    s: Sampling,
+) -> None:  # z [D, P], ncam [C, h, w]
     "Offer the pixels of one image to the reservoir."
     grid, cam = ncam.shape[1:], ncam.reshape(len(ncam), -1)
-    label = on_grid(truth['mask'], grid) if truth else np.where(cam.max(0) > s.threshold, cam.argmax(0) + 1, 0)
-    stuff = on_grid(truth['stuff'], grid) if 'stuff' in truth else np.zeros_like(label)
-    pick = np.random.default_rng(derive_seed(s.seed, 'class', id)).random(len(label))
+    label = (
+        on_grid(truth["mask"], grid) if truth else np.where(cam.max(0) > s.threshold, cam.argmax(0) + 1, 0)
+    )
+    stuff = on_grid(truth["stuff"], grid) if "stuff" in truth else np.zeros_like(label)
+    pick = np.random.default_rng(derive_seed(s.seed, "class", id)).random(len(label))
     strata = stratify(label, stuff, tags, around, pick)
     keys, (rows, columns) = draw_keys(strata, s.seed, id), centres(size, grid)
     for stratum in np.unique(strata[strata >= 0]):
         p = np.flatnonzero((strata == stratum) & (keys < kept.bar(stratum)))
         if len(p):
-            kept.offer(stratum, dict(key=keys[p], features=z[:, p].T, scores=cam[:, p].T, image=np.array([id] * len(p), object),
-                                     y=rows[p // grid[1]], x=columns[p % grid[1]], stuff=stuff[p]))
+            kept.offer(
+                stratum,
+                dict(
+                    key=keys[p],
+                    features=z[:, p].T,
+                    scores=cam[:, p].T,
+                    image=np.array([id] * len(p), object),
+                    y=rows[p // grid[1]],
+                    x=columns[p % grid[1]],
+                    stuff=stuff[p],
+                ),
+            )
 
 # %% ../../nbs/features/00_sample.ipynb #ec4b99b4
 def collect(kept: Reservoir, data: WsssData, split: str, s: Sampling, fields: list[str]) -> PixelFeatures:
     "What the reservoir holds, in an order that depends on nothing but the pixels: class, object first, image, position."
-    if not kept.kept: raise UserError(f'No pixel of {", ".join(s.classes or data.classes)} in split {split!r}.')
+    if not kept.kept:
+        raise UserError(f"No pixel of {', '.join(s.classes or data.classes)} in split {split!r}.")
     C, parts = len(data.classes), []
-    stuff = np.array(['', *data.stuff_classes], object)
+    stuff = np.array(["", *data.stuff_classes], object)
     for stratum in sorted(kept.kept, key=lambda n: (n % C, n)):
         r = kept.kept[stratum]
-        order = np.lexsort((r['x'], r['y'], r['image'].astype(str)))
+        order = np.lexsort((r["x"], r["y"], r["image"].astype(str)))
         r = {k: v[order] for k, v in r.items()}
         c, foreground = stratum % C, bool(stratum < C)
-        context = stuff[np.where(foreground | (r['stuff'] == IGNORE), 0, r['stuff'])]
-        parts.append((r, pd.DataFrame({'image': r['image'], 'y': r['y'], 'x': r['x'], 'class': data.classes[c], 'context': context,
-                                       'foreground': foreground, 'score': r['scores'][:, c].astype(float)})))
-    x, scores = (np.concatenate([r[k] for r, _ in parts]).astype(np.float32) for k in ('features', 'scores'))
-    labels = ' and '.join({'mask': 'ground-truth masks', 'stuff': 'stuff'}[f] for f in fields) or f'the seed (CAM > {s.threshold:g})'
-    about = dict(data=data.name, fingerprint=data.fingerprint(), split=split, classes=data.classes, labels=labels,
-                 sampling=s.model_dump(mode='json'))
+        context = stuff[np.where(foreground | (r["stuff"] == IGNORE), 0, r["stuff"])]
+        parts.append(
+            (
+                r,
+                pd.DataFrame(
+                    {
+                        "image": r["image"],
+                        "y": r["y"],
+                        "x": r["x"],
+                        "class": data.classes[c],
+                        "context": context,
+                        "foreground": foreground,
+                        "score": r["scores"][:, c].astype(float),
+                    }
+                ),
+            )
+        )
+    x, scores = (np.concatenate([r[k] for r, _ in parts]).astype(np.float32) for k in ("features", "scores"))
+    labels = (
+        " and ".join({"mask": "ground-truth masks", "stuff": "stuff"}[f] for f in fields)
+        or f"the seed (CAM > {s.threshold:g})"
+    )
+    about = dict(
+        data=data.name,
+        fingerprint=data.fingerprint(),
+        split=split,
+        classes=data.classes,
+        labels=labels,
+        sampling=s.model_dump(mode="json"),
+    )
     if not np.isfinite(x).all():
-        raise UserError(f'Features {s.projection!r} are not finite for {(~np.isfinite(x)).any(1).sum()} of {len(x)} pixels.',
-                        'The training has diverged: look at its loss.')
+        raise UserError(
+            f"Features {s.projection!r} are not finite for {(~np.isfinite(x)).any(1).sum()} of {len(x)} pixels.",
+            "The training has diverged: look at its loss.",
+        )
     return PixelFeatures(x, scores, pd.concat([t for _, t in parts], ignore_index=True), about)

@@ -15,18 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/losses/01_contrast.ipynb #d8181991
-def unit(x:Tensor, eps:float=1e-6) -> Tensor:
+def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
     "L2-normalise the last axis in float32; the zero vector stays zero and keeps a finite gradient."
     x = x.float()
     return x * (x.square().sum(-1, keepdim=True) + eps**2).rsqrt()
 
 # %% ../../nbs/losses/01_contrast.ipynb #f52d868c
 def pcl(
-    queries:Tensor,    # [Q, D]
-    prototype:Tensor,  # its positive, one for all or one each, [D] or [Q, D]
-    keys:Tensor,       # negatives of each query, [Q, N, D]
-    tau:float,         # temperature
-) -> Tensor:           # [Q]
+    queries: Tensor,  # [Q, D]
+    prototype: Tensor,  # its positive, one for all or one each, [D] or [Q, D]
+    keys: Tensor,  # negatives of each query, [Q, N, D]
+    tau: float,  # temperature
+) -> Tensor:  # [Q]
     "PCL of each query against its own negatives, cosine similarity (FBR Eq. 5)."
     with torch.autocast(queries.device.type, enabled=False):
         q = unit(queries)
@@ -35,17 +35,17 @@ def pcl(
         return F.softplus(neg.logsumexp(-1) - pos)
 
 # %% ../../nbs/losses/01_contrast.ipynb #e6eee682
-def pcl_floor(tau:float, n:int) -> float:
+def pcl_floor(tau: float, n: int) -> float:
     "Least PCL of vectors without negative entries (after a ReLU): positive at cosine 1, `n` negatives at 0."
     return math.log1p(n * math.exp(-1 / tau))
 
 # %% ../../nbs/losses/01_contrast.ipynb #03de8713
 def pcl_grouped(
-    queries:Tensor,     # G groups of S queries, [G, S, D]
-    prototypes:Tensor,  # the positive of each query or of the whole group, [G, S, D] or [G, D]
-    keys:Tensor,        # the group's N negatives, [G, N, D]
-    tau:float,          # temperature
-) -> Tensor:            # [G, S]
+    queries: Tensor,  # G groups of S queries, [G, S, D]
+    prototypes: Tensor,  # the positive of each query or of the whole group, [G, S, D] or [G, D]
+    keys: Tensor,  # the group's N negatives, [G, N, D]
+    tau: float,  # temperature
+) -> Tensor:  # [G, S]
     "PCL where each group of queries shares its negatives (FBR Eq. 5); no [G, S, N, D] tensor."
     with torch.autocast(queries.device.type, enabled=False):
         q, p = unit(queries) / tau, unit(prototypes)
@@ -56,29 +56,34 @@ def pcl_grouped(
 # %% ../../nbs/losses/01_contrast.ipynb #fefddddb
 class _Dots(torch.autograd.Function):
     "Dot products of each query with its drawn rows of the bank; only the queries get a gradient."
+
     @staticmethod
-    def forward(ctx, q:Tensor, bank:Tensor, index:Tensor) -> Tensor:  # [Q, D], [M, D], [Q, N] -> [Q, N]
+    def forward(ctx, q: Tensor, bank: Tensor, index: Tensor) -> Tensor:  # [Q, D], [M, D], [Q, N] -> [Q, N]
         ctx.save_for_backward(bank, index)
         (Q, N), M = index.shape, len(bank)
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # torch calls its CSR tensors a beta feature
-            at = torch.arange(0, Q * N + 1, max(N, 1), device=q.device)[:Q + 1], index.flatten(), q.new_zeros(Q * N)
+            warnings.simplefilter("ignore")  # torch calls its CSR tensors a beta feature
+            at = (
+                torch.arange(0, Q * N + 1, max(N, 1), device=q.device)[: Q + 1],
+                index.flatten(),
+                q.new_zeros(Q * N),
+            )
             at = torch.sparse_csr_tensor(*at, (Q, M), check_invariants=False)
             return torch.sparse.sampled_addmm(at, q, bank.T, beta=0).values().view(Q, N)
 
     @staticmethod
-    def backward(ctx, grad:Tensor):
+    def backward(ctx, grad: Tensor):
         bank, index = ctx.saved_tensors
-        return F.embedding_bag(index, bank, per_sample_weights=grad.contiguous(), mode='sum'), None, None
+        return F.embedding_bag(index, bank, per_sample_weights=grad.contiguous(), mode="sum"), None, None
 
 # %% ../../nbs/losses/01_contrast.ipynb #00cc269f
 def pcl_drawn(
-    queries:Tensor,     # [Q, D]
-    prototypes:Tensor,  # [D] or [Q, D]
-    bank:Tensor,        # [M, D]
-    index:Tensor,       # rows of the bank that are each query's negatives, [Q, N], N > 0
-    tau:float,
-) -> Tensor:            # [Q]
+    queries: Tensor,  # [Q, D]
+    prototypes: Tensor,  # [D] or [Q, D]
+    bank: Tensor,  # [M, D]
+    index: Tensor,  # rows of the bank that are each query's negatives, [Q, N], N > 0
+    tau: float,
+) -> Tensor:  # [Q]
     "PCL of each query against its own draw from a bank (FBR Eq. 5), without a [Q, N, D] tensor."
     with torch.autocast(queries.device.type, enabled=False):
         q, bank = unit(queries), bank.detach().float()
@@ -88,34 +93,37 @@ def pcl_drawn(
 
 # %% ../../nbs/losses/01_contrast.ipynb #4d01a3be
 def pick(
-    mask:Tensor,   # candidates of each class, bool [C, P]
-    n:int,         # places of each class, at most P
-    groups:int=1,  # hands to deal them to; n is a multiple of it
-    generator:torch.Generator|None=None,
-) -> tuple[Tensor,Tensor]:  # index into P and whether the place is filled, [C, groups, n/groups]
+    mask: Tensor,  # candidates of each class, bool [C, P]
+    n: int,  # places of each class, at most P
+    groups: int = 1,  # hands to deal them to; n is a multiple of it
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:  # index into P and whether the place is filled, [C, groups, n/groups]
     "Choose up to `n` masked candidates of each class at random, in fixed shapes and without a host sync."
     order = torch.rand(mask.shape, generator=generator, device=mask.device) + 1
     value, index = (order * mask).topk(n, sorted=True)
-    def deal(x:Tensor): return x.unflatten(1, (n // groups, groups)).transpose(1, 2)
+
+    def deal(x: Tensor):
+        return x.unflatten(1, (n // groups, groups)).transpose(1, 2)
+
     return deal(index), deal(value > 0)
 
 # %% ../../nbs/losses/01_contrast.ipynb #f8ec6f8e
 def class_mean(
-    loss:Tensor,   # [C, ...]
-    taken:Tensor,  # which entries count, bool, same shape
-) -> Tensor:       # scalar; 0 with a graph where nothing counts
+    loss: Tensor,  # [C, ...]
+    taken: Tensor,  # which entries count, bool, same shape
+) -> Tensor:  # scalar; 0 with a graph where nothing counts
     "Mean over each class's queries, then over the classes that have any."
     loss, w = torch.where(taken, loss, 0).flatten(1), taken.flatten(1).float()
     per_class = loss.sum(1) / w.sum(1).clamp(min=1)
     return per_class.sum() / w.amax(1).sum().clamp(min=1)
 
 # %% ../../nbs/losses/01_contrast.ipynb #35f6cea2
-def rank(x:Tensor) -> Tensor:
+def rank(x: Tensor) -> Tensor:
     "Place of each entry in the ascending order of its row."
     return x.argsort(1).argsort(1)
 
 
-def hard_half(members:Tensor, similarity:Tensor, generator:torch.Generator|None=None) -> Tensor:
+def hard_half(members: Tensor, similarity: Tensor, generator: torch.Generator | None = None) -> Tensor:
     "Half of each class's members: a quarter least similar to the prototype, a quarter random (PPC). Bool [C, P]."
     quarter = (members.sum(1, keepdim=True) + 3) // 4
     hard = members & (rank(similarity.masked_fill(~members, torch.inf)) < quarter)
@@ -123,18 +131,18 @@ def hard_half(members:Tensor, similarity:Tensor, generator:torch.Generator|None=
     return hard | members & (rank(chance.masked_fill(~members | hard, torch.inf)) < quarter)
 
 # %% ../../nbs/losses/01_contrast.ipynb #6c7ccafc
-def place(u:Tensor, n:Tensor) -> Tensor:
+def place(u: Tensor, n: Tensor) -> Tensor:
     "Uniform numbers in [0, 1) to integers below n; 0 where n is 0."
     return (u * n).long().minimum(n - 1).clamp(min=0)
 
 
 def active_keys(
-    members:Tensor,  # pixels of each class, disjoint, bool [C, P]
-    protos:Tensor,   # [C, D]
-    has:Tensor,      # classes with a prototype, bool [C]
-    n:int,           # draws
-    generator:torch.Generator|None=None,
-) -> tuple[Tensor,Tensor]:  # index of pixels of other classes [C, n]; classes that have negatives, bool [C]
+    members: Tensor,  # pixels of each class, disjoint, bool [C, P]
+    protos: Tensor,  # [C, D]
+    has: Tensor,  # classes with a prototype, bool [C]
+    n: int,  # draws
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:  # index of pixels of other classes [C, n]; classes that have negatives, bool [C]
     "Draw classes by the similarity of their prototypes, then pixels uniformly within the class (FBR Eq. 8)."
     (C, P), device, p = members.shape, members.device, unit(protos)
     count = members.sum(1)
@@ -149,14 +157,17 @@ def active_keys(
 
 # %% ../../nbs/losses/01_contrast.ipynb #1dbba251
 def hard_keys(
-    members:Tensor,     # pixels of each class, disjoint, bool [C, P]
-    similarity:Tensor,  # of each pixel with each prototype, [C, P]
-    n:int,              # draws
-    generator:torch.Generator|None=None,
-) -> tuple[Tensor,Tensor]:  # index of pixels of other classes [C, n]; classes that have negatives, bool [C]
+    members: Tensor,  # pixels of each class, disjoint, bool [C, P]
+    similarity: Tensor,  # of each pixel with each prototype, [C, P]
+    n: int,  # draws
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:  # index of pixels of other classes [C, n]; classes that have negatives, bool [C]
     "Draw half of the negatives from the nearest tenth of the other classes' pixels, half from all (PPC's sampling)."
     others = members.any(0) & ~members
-    order, count = similarity.masked_fill(~others, -torch.inf).argsort(1, descending=True), others.sum(1, keepdim=True)
+    order, count = (
+        similarity.masked_fill(~others, -torch.inf).argsort(1, descending=True),
+        others.sum(1, keepdim=True),
+    )
     hard = torch.arange(n, device=members.device) < n // 2
     u = torch.rand(len(members), n, generator=generator, device=members.device)
     return order.gather(1, place(u, torch.where(hard, (count + 9) // 10, count))), count[:, 0] > 0

@@ -17,54 +17,64 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import derive_seed
-from .contrast import active_keys, class_mean, hard_half, hard_keys, pcl_floor, pcl_grouped, pick, unit
+from wsss_nb.losses.contrast import (
+    active_keys,
+    class_mean,
+    hard_half,
+    hard_keys,
+    pcl_floor,
+    pcl_grouped,
+    pick,
+    unit,
+)
 from .nroi import Bank, kmeans
 from .term import Term
 from ..models.cam import CamOutput, normalised_cam
 from ..run.recipe import Count, NonNegative, Positive, Share, TermConfig
 
 # %% ../../nbs/losses/05_fbr.ipynb #6a217a60
-class FBRConfig(TermConfig, kind='fbr'):
+class FBRConfig(TermConfig, kind="fbr"):
     "Fine-grained background representation (FBR, Sec. III-B); a weight of 0 leaves its part out."
-    lambda_bg: NonNegative = .10   # fore-to-background contrast, Eq. 10
-    lambda_fg: NonNegative = .01   # intra-foreground contrast, Eq. 10
-    lambda_seg: NonNegative = 1.0  # auxiliary background segmentation, Eq. 6
-    decorrelate: NonNegative = 0.  # cos(Z_fg, Z_bg), only in the public release (.1)
-    tau_bg: Positive = .5          # temperatures
-    tau_fg: Positive = .1
-    dim: Count = 128               # numbers of a projected vector
-    clusters: Count = 8            # K, NROIs of each image
-    bank: Count = 50_000           # NROIs kept; 200_000 for COCO
-    negatives: Count = 256         # of each query
-    groups: Count = 16             # groups of queries; each has its own draw of negatives
-    beta: Share = .4               # queries score less than this, Eq. 4
-    bg_score: Share = .2           # constant background score of the seed
-    max_queries: Count = 512       # of each class
-    queries: Literal['adaptive', 'hard', 'naive'] = 'adaptive'  # Table XI
-    sampling: Literal['active', 'hard'] = 'active'              # negatives of IF, Tables X and XI
-    pixels: Literal['nroi', 'pixel'] = 'nroi'                   # what the bank keeps, Table VII right
-    head: Literal['two', 'single'] = 'two'                      # Table VII left; single: NROIs from Z_fg
-    warmup: Share = .2             # share of the training steps before the term starts
 
-    def build(self, channels:int, num_classes:int, seed:int) -> 'FBR':
+    lambda_bg: NonNegative = 0.10  # fore-to-background contrast, Eq. 10
+    lambda_fg: NonNegative = 0.01  # intra-foreground contrast, Eq. 10
+    lambda_seg: NonNegative = 1.0  # auxiliary background segmentation, Eq. 6
+    decorrelate: NonNegative = 0.0  # cos(Z_fg, Z_bg), only in the public release (.1)
+    tau_bg: Positive = 0.5  # temperatures
+    tau_fg: Positive = 0.1
+    dim: Count = 128  # numbers of a projected vector
+    clusters: Count = 8  # K, NROIs of each image
+    bank: Count = 50_000  # NROIs kept; 200_000 for COCO
+    negatives: Count = 256  # of each query
+    groups: Count = 16  # groups of queries; each has its own draw of negatives
+    beta: Share = 0.4  # queries score less than this, Eq. 4
+    bg_score: Share = 0.2  # constant background score of the seed
+    max_queries: Count = 512  # of each class
+    queries: Literal["adaptive", "hard", "naive"] = "adaptive"  # Table XI
+    sampling: Literal["active", "hard"] = "active"  # negatives of IF, Tables X and XI
+    pixels: Literal["nroi", "pixel"] = "nroi"  # what the bank keeps, Table VII right
+    head: Literal["two", "single"] = "two"  # Table VII left; single: NROIs from Z_fg
+    warmup: Share = 0.2  # share of the training steps before the term starts
+
+    def build(self, channels: int, num_classes: int, seed: int) -> "FBR":
         return FBR(self, channels, seed)
 
 # %% ../../nbs/losses/05_fbr.ipynb #7bec5406
 def seed_map(
-    ncam:Tensor,                   # normalised CAM, [C, P]
-    background:Tensor|float,       # background score, [P] or a constant
-    valid:Tensor,                  # False on padding, bool [P]
-) -> Tensor:                       # 0 background, c + 1 class c, -1 not valid; [P]
+    ncam: Tensor,  # normalised CAM, [C, P]
+    background: Tensor | float,  # background score, [P] or a constant
+    valid: Tensor,  # False on padding, bool [P]
+) -> Tensor:  # 0 background, c + 1 class c, -1 not valid; [P]
     "The seed H: argmax over the background score and the normalised CAM."
     score, label = ncam.max(0)
     return torch.where(score > background, label + 1, 0).masked_fill(~valid, -1)
 
 # %% ../../nbs/losses/05_fbr.ipynb #1c1931c7
 def prototypes(
-    z:Tensor,      # projected features, [P, D]
-    scores:Tensor,  # normalised CAM, [C, P]
-    n:int,         # pixels of each prototype
-) -> tuple[Tensor,Tensor]:  # [C, D] and which classes have one, bool [C]
+    z: Tensor,  # projected features, [P, D]
+    scores: Tensor,  # normalised CAM, [C, P]
+    n: int,  # pixels of each prototype
+) -> tuple[Tensor, Tensor]:  # [C, D] and which classes have one, bool [C]
     "Average of each class's `n` highest-scoring pixels, weighted by their score (FBR Eq. 3)."
     weight, index = scores.topk(min(n, scores.shape[1]))
     total = weight.sum(1)
@@ -73,121 +83,135 @@ def prototypes(
 # %% ../../nbs/losses/05_fbr.ipynb #92c71cca
 class BackgroundSeg(nn.Module):
     "Predict the pixels whose summed class scores are under .05 (FBR Eq. 6)."
-    def __init__(self, dim:int):
+
+    def __init__(self, dim: int):
         super().__init__()
         self.scale, self.shift = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
         self.out = nn.Linear(dim, 1)
 
-    def forward(self,
-        z:Tensor,      # background head before its ReLU, [P, D]
-        target:Tensor,  # background or not, bool [P]
-        valid:Tensor,  # bool [P]
+    def forward(
+        self,
+        z: Tensor,  # background head before its ReLU, [P, D]
+        target: Tensor,  # background or not, bool [P]
+        valid: Tensor,  # bool [P]
     ) -> Tensor:
         w = valid.float() / valid.sum().clamp(min=1)
         mean = w @ z
         var = w @ (z - mean).square()
         z = ((z - mean) * (var + 1e-5).rsqrt() * self.scale + self.shift).relu()
-        return F.binary_cross_entropy_with_logits(self.out(z)[:, 0], target.float(), weight=w, reduction='sum')
+        return F.binary_cross_entropy_with_logits(
+            self.out(z)[:, 0], target.float(), weight=w, reduction="sum"
+        )
 
 # %% ../../nbs/losses/05_fbr.ipynb #7ed072d2
 @dataclass
 class Scene:
     "What FBR's parts share of one batch; P = B·h·w positions, C the classes looked at."
-    classes:Tensor    # [C]
-    ncam:Tensor       # [C, P]
-    seed:Tensor       # 0 background, c + 1 for classes[c], -1 not valid, [P]
-    fg:Tensor         # Z_fg, [P, D]
-    bg:Tensor         # Z_bg before its ReLU, [P, D]
-    protos:Tensor     # detached, [C, D]
-    has:Tensor        # classes with a prototype, bool [C]
-    members:Tensor    # seed pixels of each class, bool [C, P]
-    queries:Tensor    # bool [C, P]
-    grid:tuple[int,int,int]  # B, h, w
+
+    classes: Tensor  # [C]
+    ncam: Tensor  # [C, P]
+    seed: Tensor  # 0 background, c + 1 for classes[c], -1 not valid, [P]
+    fg: Tensor  # Z_fg, [P, D]
+    bg: Tensor  # Z_bg before its ReLU, [P, D]
+    protos: Tensor  # detached, [C, D]
+    has: Tensor  # classes with a prototype, bool [C]
+    members: Tensor  # seed pixels of each class, bool [C, P]
+    queries: Tensor  # bool [C, P]
+    grid: tuple[int, int, int]  # B, h, w
 
 # %% ../../nbs/losses/05_fbr.ipynb #4e6bd0cb
 class FBR(Term):
     "Fine-grained background representation as a term for any CAM model (FBR Sec. III-B)."
-    kind = 'fbr'
 
-    def __init__(self, cfg:FBRConfig, channels:int, seed:int=0):
+    kind = "fbr"
+
+    def __init__(self, cfg: FBRConfig, channels: int, seed: int = 0):
         super().__init__(seed)
         self.cfg = cfg
-        self.weights = {k: w for k, w in {'fb': cfg.lambda_bg, 'if': cfg.lambda_fg, 'seg': cfg.lambda_seg,
-                                          'decorrelate': cfg.decorrelate}.items() if w > 0}
+        self.weights = {
+            k: w
+            for k, w in {
+                "fb": cfg.lambda_bg,
+                "if": cfg.lambda_fg,
+                "seg": cfg.lambda_seg,
+                "decorrelate": cfg.decorrelate,
+            }.items()
+            if w > 0
+        }
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, self.kind))
             self.phi_fg = nn.Conv2d(channels, cfg.dim, 1, bias=False)
-            self.phi_bg = nn.Conv2d(channels, cfg.dim, 1, bias=False) if cfg.head == 'two' else self.phi_fg
+            self.phi_bg = nn.Conv2d(channels, cfg.dim, 1, bias=False) if cfg.head == "two" else self.phi_fg
             self.segment = BackgroundSeg(cfg.dim)
         self.bank = Bank(cfg.bank, cfg.dim)
 
-    def forward(self, output:CamOutput, batch:dict) -> tuple[Tensor,dict[str,Tensor]]:
+    def forward(self, output: CamOutput, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         "Weighted sum of the parts (Eq. 10). In the warm-up a zero, and the bank stays as it is."
-        zero = sum(p.sum() for p in self.parameters()) * 0.  # a graph, whatever is left out
+        zero = sum(p.sum() for p in self.parameters()) * 0.0  # a graph, whatever is left out
         if self.progress < self.cfg.warmup or not self.weights:
             return zero, {k: zero.detach() for k in self.weights}
         losses, scene = self.losses(output, batch)
         parts = {k: v.detach() for k, v in losses.items()}
-        parts['query_share'] = scene.queries.any(0).float().mean()
-        parts['background_share'] = (scene.seed == 0).float().mean()
+        parts["query_share"] = scene.queries.any(0).float().mean()
+        parts["background_share"] = (scene.seed == 0).float().mean()
         return sum((self.weights[k] * v for k, v in losses.items()), zero), parts
 
-    def losses(self, output:CamOutput, batch:dict, push:bool=True) -> tuple[dict[str,Tensor],Scene]:
+    def losses(self, output: CamOutput, batch: dict, push: bool = True) -> tuple[dict[str, Tensor], Scene]:
         "Every part with a weight, unweighted; `push` lets this batch's NROIs into the bank first."
-        f = output.features['last']
+        f = output.features["last"]
         if not torch.is_autocast_enabled(f.device.type):
             f = f.to(self.phi_fg.weight.dtype)
         fg, bg = self.project(f)
         with torch.autocast(f.device.type, enabled=False):  # three digits are too few from here on
             return self.parts(look(self, fg, bg, output, batch), push)
 
-    def project(self, f:Tensor) -> tuple[Tensor,Tensor]:
+    def project(self, f: Tensor) -> tuple[Tensor, Tensor]:
         "Both heads before their ReLU, [B, L, h, w] -> 2 × [P, D], by one product, hence one gradient."
-        heads = (self.phi_fg, self.phi_bg) if self.cfg.head == 'two' else (self.phi_fg,)
+        heads = (self.phi_fg, self.phi_bg) if self.cfg.head == "two" else (self.phi_fg,)
         weight = torch.cat([o.weight.flatten(1) for o in heads]).expand(len(f), -1, -1)
         z = (weight @ f.flatten(2)).transpose(1, 2).flatten(0, 1).float()
-        return z[:, :self.cfg.dim], z[:, -self.cfg.dim:]
+        return z[:, : self.cfg.dim], z[:, -self.cfg.dim :]
 
-    def parts(self, scene:Scene, push:bool) -> tuple[dict[str,Tensor],Scene]:
+    def parts(self, scene: Scene, push: bool) -> tuple[dict[str, Tensor], Scene]:
         "See `losses`."
         g, losses = self.generator(scene.fg.device), {}
         places = query_places(scene.queries, self.cfg, g)
-        if 'fb' in self.weights:
+        if "fb" in self.weights:
             if push:
                 self.bank.push(*map(gathered, nroi(scene, self.cfg, g)))
-            losses['fb'] = fore_to_background(scene, places, self.bank, self.cfg, g)
-        if 'if' in self.weights:
-            losses['if'] = intra_foreground(scene, places, self.cfg, g)
-        if 'seg' in self.weights:
-            losses['seg'] = self.segment(scene.bg, scene.ncam.sum(0) < .05, scene.seed >= 0)
-        if 'decorrelate' in self.weights:
+            losses["fb"] = fore_to_background(scene, places, self.bank, self.cfg, g)
+        if "if" in self.weights:
+            losses["if"] = intra_foreground(scene, places, self.cfg, g)
+        if "seg" in self.weights:
+            losses["seg"] = self.segment(scene.bg, scene.ncam.sum(0) < 0.05, scene.seed >= 0)
+        if "decorrelate" in self.weights:
             cosine = (unit(scene.fg) * unit(scene.bg.relu())).sum(-1)
-            losses['decorrelate'] = class_mean(cosine[None], scene.seed[None] >= 0)
+            losses["decorrelate"] = class_mean(cosine[None], scene.seed[None] >= 0)
         return losses, scene
 
 # %% ../../nbs/losses/05_fbr.ipynb #af70e508
-def on_image(batch:dict, grid:tuple[int,int,int], device:torch.device) -> Tensor:
+def on_image(batch: dict, grid: tuple[int, int, int], device: torch.device) -> Tensor:
     "Which positions of the CAM grids are at least half inside the image, bool [P]."
     B, h, w = grid
-    if (valid := batch.get('valid')) is None:
+    if (valid := batch.get("valid")) is None:
         return torch.ones(B * h * w, dtype=torch.bool, device=device)
-    return F.interpolate(valid[:, None].float(), (h, w), mode='area').flatten() >= .5
+    return F.interpolate(valid[:, None].float(), (h, w), mode="area").flatten() >= 0.5
 
 
-def seen_classes(labels:Tensor) -> Tensor:
+def seen_classes(labels: Tensor) -> Tensor:
     "Index of the classes to look at: the present ones on the CPU (at least one), all on other devices."
     everyone = torch.arange(labels.shape[1], device=labels.device)
-    if labels.device.type != 'cpu':
+    if labels.device.type != "cpu":
         return everyone
     present = everyone[(labels > 0).any(0)]
     return present if len(present) else everyone[:1]
 
 # %% ../../nbs/losses/05_fbr.ipynb #10698f51
-def look(term:FBR, fg:Tensor, bg:Tensor, output:CamOutput, batch:dict) -> Scene:
+def look(term: FBR, fg: Tensor, bg: Tensor, output: CamOutput, batch: dict) -> Scene:
     "Seed, prototypes and queries of one batch from its projected features fg, bg [P, D], before their ReLU."
     cfg, cam = term.cfg, output.cam.detach().float()
     (B, _, h, w), device = cam.shape, cam.device
-    labels = batch['labels'].to(cam)
+    labels = batch["labels"].to(cam)
     valid, classes = on_image(batch, (B, h, w), device), seen_classes(labels)
     ncam = normalised_cam(cam, labels)[:, classes].transpose(0, 1).flatten(1) * valid
     background = cfg.bg_score if output.background is None else output.background.detach().float().flatten()
@@ -195,36 +219,37 @@ def look(term:FBR, fg:Tensor, bg:Tensor, output:CamOutput, batch:dict) -> Scene:
     protos, has = prototypes(fg.detach(), ncam, max(1, h * w // 16))
     members = seed == torch.arange(1, len(classes) + 1, device=device)[:, None]
     queries = members & has[:, None]
-    if cfg.queries == 'adaptive':
+    if cfg.queries == "adaptive":
         queries = queries & (ncam < cfg.beta)
-    elif cfg.queries == 'hard':
+    elif cfg.queries == "hard":
         queries = hard_half(queries, unit(protos) @ unit(fg.detach()).T, term.generator(device))
     return Scene(classes, ncam, seed, fg, bg, protos, has, members, queries, (B, h, w))
 
 # %% ../../nbs/losses/05_fbr.ipynb #906f2bb8
-def query_places(queries:Tensor, cfg:FBRConfig, generator:torch.Generator) -> tuple[Tensor,Tensor]:
+def query_places(queries: Tensor, cfg: FBRConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "Choose up to `max_queries` of each class: index and whether it counts, [C, groups, places]."
     P = queries.shape[1]
     n = min(cfg.max_queries, P)
-    if queries.device.type == 'cpu':  # where counting is free, no more places than queries
+    if queries.device.type == "cpu":  # where counting is free, no more places than queries
         n = min(n, max(1, int(queries.sum(1).max())))
     groups = min(cfg.groups, n)
     return pick(queries, min(n + groups - 1, P) // groups * groups, groups, generator)
 
 
-def nroi(scene:Scene, cfg:FBRConfig, generator:torch.Generator) -> tuple[Tensor,Tensor]:
+def nroi(scene: Scene, cfg: FBRConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "What the bank takes of a batch: each image's K centroids, or all its background pixels; and which of them count."
-    z = (scene.fg if cfg.head == 'single' else scene.bg.relu()).detach()
+    z = (scene.fg if cfg.head == "single" else scene.bg.relu()).detach()
     background = scene.seed == 0
-    if cfg.pixels == 'pixel':
+    if cfg.pixels == "pixel":
         return z, background
     B = scene.grid[0]
     centroids, valid, _ = kmeans(z.view(B, -1, z.shape[1]), background.view(B, -1), cfg.clusters, generator)
     return centroids.flatten(0, 1), valid.flatten()
 
 # %% ../../nbs/losses/05_fbr.ipynb #826bc9f1
-def fore_to_background(scene:Scene, places:tuple[Tensor,Tensor], bank:Bank, cfg:FBRConfig,
-                       generator:torch.Generator) -> Tensor:
+def fore_to_background(
+    scene: Scene, places: tuple[Tensor, Tensor], bank: Bank, cfg: FBRConfig, generator: torch.Generator
+) -> Tensor:
     "FB contrast: negatives drawn from the bank (FBR Eq. 7); 0 while the bank is empty."
     index, taken = places
     C, groups, S = index.shape
@@ -235,12 +260,14 @@ def fore_to_background(scene:Scene, places:tuple[Tensor,Tensor], bank:Bank, cfg:
     return class_mean(loss, taken) * (bank.pushed > 0)
 
 
-def intra_foreground(scene:Scene, places:tuple[Tensor,Tensor], cfg:FBRConfig, generator:torch.Generator) -> Tensor:
+def intra_foreground(
+    scene: Scene, places: tuple[Tensor, Tensor], cfg: FBRConfig, generator: torch.Generator
+) -> Tensor:
     "IF contrast: negatives from the other classes of the batch (FBR Eq. 9); 0 where there is no other class."
     C, groups = places[0].shape[:2]
     draws = groups // 4 if groups % 4 == 0 else 1
     (index, taken), z = (o.reshape(C, draws, -1) for o in places), unit(scene.fg.detach())
-    if cfg.sampling == 'active':
+    if cfg.sampling == "active":
         keys, ok = active_keys(scene.members, scene.protos, scene.has, draws * cfg.negatives, generator)
     else:
         keys, ok = hard_keys(scene.members, unit(scene.protos) @ z.T, draws * cfg.negatives, generator)
@@ -250,7 +277,7 @@ def intra_foreground(scene:Scene, places:tuple[Tensor,Tensor], cfg:FBRConfig, ge
     return class_mean(loss, taken & ok[:, None, None])
 
 # %% ../../nbs/losses/05_fbr.ipynb #0443d562
-def gathered(x:Tensor) -> Tensor:
+def gathered(x: Tensor) -> Tensor:
     "The rows of all processes, so that each keeps the same bank."
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return x
@@ -260,38 +287,46 @@ def gathered(x:Tensor) -> Tensor:
     return torch.cat(out).to(x.dtype)
 
 # %% ../../nbs/losses/05_fbr.ipynb #bce895df
-def floors(cfg:FBRConfig) -> dict[str,float]:
+def floors(cfg: FBRConfig) -> dict[str, float]:
     "Least value of each contrast when the negatives are at a right angle."
-    return {'fb': pcl_floor(cfg.tau_bg, cfg.negatives), 'if': pcl_floor(cfg.tau_fg, cfg.negatives)}
+    return {"fb": pcl_floor(cfg.tau_bg, cfg.negatives), "if": pcl_floor(cfg.tau_fg, cfg.negatives)}
 
 
 def gradient_norms(
-    term:FBR,
-    output:CamOutput,             # with the graph of its features
-    batch:dict,
-    others:dict[str,Tensor]|None=None,  # other losses of this output, as the classification's
-) -> dict[str,dict[str,float]]:   # part -> value, floor, gradient (of the weighted part)
+    term: FBR,
+    output: CamOutput,  # with the graph of its features
+    batch: dict,
+    others: dict[str, Tensor] | None = None,  # other losses of this output, as the classification's
+) -> dict[str, dict[str, float]]:  # part -> value, floor, gradient (of the weighted part)
     "Value, floor and gradient norm into the last features of every part; leaves bank and gradients as they are."
     losses, rows = term.losses(output, batch, push=False)[0] | (others or {}), {}
     for name, loss in losses.items():
-        grad, = torch.autograd.grad(loss, output.features['last'], retain_graph=True, allow_unused=True)
-        norm = 0. if grad is None else grad.float().norm().item() * term.weights.get(name, 1.)
-        rows[name] = {'value': loss.item(), 'floor': floors(term.cfg).get(name, 0.), 'gradient': norm}
+        (grad,) = torch.autograd.grad(loss, output.features["last"], retain_graph=True, allow_unused=True)
+        norm = 0.0 if grad is None else grad.float().norm().item() * term.weights.get(name, 1.0)
+        rows[name] = {"value": loss.item(), "floor": floors(term.cfg).get(name, 0.0), "gradient": norm}
     return rows
 
 # %% ../../nbs/losses/05_fbr.ipynb #5ddd00cb
 @torch.no_grad()
-def explain(term:FBR, output:CamOutput, batch:dict) -> dict[str,Tensor]:
+def explain(term: FBR, output: CamOutput, batch: dict) -> dict[str, Tensor]:
     """What FBR sees in a batch: `classes` [C]; `seed` [B, h, w] (0 background, class + 1, 255 padding); `queries` bool
     [B, h, w]; `clusters` of the background or -1 [B, h, w]; `stars` the position nearest to each centroid or -1 [B, K];
     `centroids` [B, K, D]; `prototypes` [C, D]."""
     scene, cfg = term.losses(output, batch, push=False)[1], term.cfg
     B, h, w = scene.grid
-    z = (scene.fg if cfg.head == 'single' else scene.bg.relu()).view(B, h * w, -1)
-    centroids, used, clusters = kmeans(z, (scene.seed == 0).view(B, -1), cfg.clusters, term.generator(z.device))
+    z = (scene.fg if cfg.head == "single" else scene.bg.relu()).view(B, h * w, -1)
+    centroids, used, clusters = kmeans(
+        z, (scene.seed == 0).view(B, -1), cfg.clusters, term.generator(z.device)
+    )
     other = clusters[:, None] != torch.arange(cfg.clusters, device=z.device)[:, None]
     far = torch.cdist(centroids, z).masked_fill(other, torch.inf)
     seed = torch.where(scene.seed > 0, scene.classes[(scene.seed - 1).clamp(min=0)] + 1, scene.seed)
-    return dict(classes=scene.classes, seed=seed.masked_fill(seed < 0, 255).view(B, h, w),
-                queries=scene.queries.any(0).view(B, h, w), clusters=clusters.view(B, h, w),
-                stars=far.argmin(-1).masked_fill(~used, -1), centroids=centroids, prototypes=scene.protos)
+    return dict(
+        classes=scene.classes,
+        seed=seed.masked_fill(seed < 0, 255).view(B, h, w),
+        queries=scene.queries.any(0).view(B, h, w),
+        clusters=clusters.view(B, h, w),
+        stars=far.argmin(-1).masked_fill(~used, -1),
+        centroids=centroids,
+        prototypes=scene.protos,
+    )

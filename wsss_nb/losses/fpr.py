@@ -16,94 +16,128 @@ from torch import Tensor
 
 from ..core import derive_seed
 from .fbr import on_image, seen_classes
-from .fpr_prototypes import Pools, class_regions, distance, nearest, refresh, region_features, save_pools
+from wsss_nb.losses.fpr_prototypes import (
+    Pools,
+    class_regions,
+    distance,
+    nearest,
+    refresh,
+    region_features,
+    save_pools,
+)
 from .term import Term, no_loss
 from ..models.cam import CamOutput
 from ..run.recipe import Count, NonNegative, Positive, Share, TermConfig
 
 # %% ../../nbs/losses/07_fpr.ipynb #5fce5f81
-class FPRConfig(TermConfig, kind='fpr'):
+class FPRConfig(TermConfig, kind="fpr"):
     "False positive rectification (FPR, Sec. 3.2); a weight of 0 leaves its part out."
-    fine_tunes: ClassVar[bool] = True     # of a trained classifier (Sec. 3.2.1)
-    lambda_rc: NonNegative = .12          # region-level contrast, Eq. 9
-    lambda_pr: NonNegative = 1.5e-4       # pixel-level rectification, Eq. 9
-    prototypes: Count = 10                # K, of each kind and class
-    theta: Share = .1                     # a region is where the normalised CAM is higher, Eq. 2
-    temperature: Positive | None = 13.    # T, Eq. 5, for ResNet-50; None: the median distance of the first pass
-    distance: Literal['euclidean', 'rms'] = 'euclidean'
-    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.,)   # of the images that prototypes are made of
 
-    def build(self, channels:int, num_classes:int, seed:int) -> 'FPR':
+    fine_tunes: ClassVar[bool] = True  # of a trained classifier (Sec. 3.2.1)
+    lambda_rc: NonNegative = 0.12  # region-level contrast, Eq. 9
+    lambda_pr: NonNegative = 1.5e-4  # pixel-level rectification, Eq. 9
+    prototypes: Count = 10  # K, of each kind and class
+    theta: Share = 0.1  # a region is where the normalised CAM is higher, Eq. 2
+    temperature: Positive | None = (
+        13.0  # T, Eq. 5, for ResNet-50; None: the median distance of the first pass
+    )
+    distance: Literal["euclidean", "rms"] = "euclidean"
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
+        1.0,
+    )  # of the images that prototypes are made of
+
+    def build(self, channels: int, num_classes: int, seed: int) -> "FPR":
         return FPR(self, channels, num_classes, seed)
 
 # %% ../../nbs/losses/07_fpr.ipynb #cd372cde
-def log1mexp(x:Tensor, least:float=1e-4) -> Tensor:
+def log1mexp(x: Tensor, least: float = 1e-4) -> Tensor:
     "log(1 − exp(−x)) for x ≥ 0, with all its digits; x is held at `least`, so value and gradient stay finite."
     x = x.clamp(min=least)
     small = x < log(2)
-    return torch.where(small, (-torch.expm1(-x)).log(), torch.log1p(-torch.exp(-x.where(~small, 1.))))
+    return torch.where(small, (-torch.expm1(-x)).log(), torch.log1p(-torch.exp(-x.where(~small, 1.0))))
 
 # %% ../../nbs/losses/07_fpr.ipynb #4ea15885
 @dataclass
 class Scene:
     "What both losses see of a batch; C are the classes looked at, P = B·h·w positions."
-    classes:Tensor       # [C]
-    regions:Tensor       # A_c of present classes, inside the image, bool [B, C, h, w]
-    features:Tensor      # f_c, with gradient, [B, C, L]
-    pairs:Tensor         # present (image, class) with a region and prototypes of both kinds, bool [B, C]
-    suppressed:Tensor    # Φ_c, bool [B, C, h, w]
-    negative:Tensor      # index of the negative that is nearest to each position, among those that L_PR looks at, [B, C, h, w]
+
+    classes: Tensor  # [C]
+    regions: Tensor  # A_c of present classes, inside the image, bool [B, C, h, w]
+    features: Tensor  # f_c, with gradient, [B, C, L]
+    pairs: Tensor  # present (image, class) with a region and prototypes of both kinds, bool [B, C]
+    suppressed: Tensor  # Φ_c, bool [B, C, h, w]
+    negative: Tensor  # index of the negative that is nearest to each position, among those that L_PR looks at, [B, C, h, w]
 
 # %% ../../nbs/losses/07_fpr.ipynb #7ddeb1db
 class FPR(Term):
     "False positive rectification as a term for any CAM model (FPR Sec. 3.2)."
-    kind = 'fpr'
 
-    def __init__(self, cfg:FPRConfig, channels:int, num_classes:int, seed:int=0):
+    kind = "fpr"
+
+    def __init__(self, cfg: FPRConfig, channels: int, num_classes: int, seed: int = 0):
         super().__init__(seed)
         self.cfg = cfg
-        self.weights = {k: w for k, w in {'rc': cfg.lambda_rc, 'pr': cfg.lambda_pr}.items() if w > 0}
+        self.weights = {k: w for k, w in {"rc": cfg.lambda_rc, "pr": cfg.lambda_pr}.items() if w > 0}
         self.pools = Pools(num_classes, cfg.prototypes, channels)
-        self.pools.set(temperature=torch.tensor(cfg.temperature or 0.))
+        self.pools.set(temperature=torch.tensor(cfg.temperature or 0.0))
 
     def before_epoch(self, loop) -> None:
         "New prototypes from the current network (Sec. 3.2.1); a few passes of a run are kept beside it, for pictures."
         if not self.weights:
             return
         cfg, acc, split = self.cfg, loop.accelerator, loop.recipe.splits.train
-        generator = torch.Generator(loop.device).manual_seed(derive_seed(self.seed, self.kind, 'prototypes', loop.step))
-        refresh(self.pools, loop.bare.model, loop.data, split, generator, cfg.theta, cfg.scales, cfg.distance == 'rms', loop.device,
-                workers=loop.workers, rank=acc.process_index, world=acc.num_processes, autocast=acc.autocast)
+        generator = torch.Generator(loop.device).manual_seed(
+            derive_seed(self.seed, self.kind, "prototypes", loop.step)
+        )
+        refresh(
+            self.pools,
+            loop.bare.model,
+            loop.data,
+            split,
+            generator,
+            cfg.theta,
+            cfg.scales,
+            cfg.distance == "rms",
+            loop.device,
+            workers=loop.workers,
+            rank=acc.process_index,
+            world=acc.num_processes,
+            autocast=acc.autocast,
+        )
         epoch, kept = kept_epochs(loop)
         if epoch in kept and acc.is_main_process:
-            save_pools(loop.run.path / 'prototypes' / f'{epoch:04d}.npz', self.pools, loop.data.ids(split), loop.step)
+            save_pools(
+                loop.run.path / "prototypes" / f"{epoch:04d}.npz", self.pools, loop.data.ids(split), loop.step
+            )
 
-    def forward(self, output:CamOutput, batch:dict) -> tuple[Tensor,dict[str,Tensor]]:
+    def forward(self, output: CamOutput, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         "λ1·L_RC + λ2·L_PR (Eq. 9); 0 where no class has prototypes of both kinds."
         zero = no_loss(output)
         if not self.weights:
             return zero, {}
         with torch.autocast(output.cam.device.type, enabled=False):
             scene, losses, parts = look(self.pools, output, batch, self.cfg.theta), {}, {}
-            if 'rc' in self.weights:
-                losses['rc'], parts = contrast(scene, self.pools, self.cfg.distance == 'rms')
-            if 'pr' in self.weights:
-                losses['pr'] = rectification(scene, output.cam)
-                parts['suppressed_share'] = scene.suppressed.sum() / scene.regions.sum().clamp(min=1)
+            if "rc" in self.weights:
+                losses["rc"], parts = contrast(scene, self.pools, self.cfg.distance == "rms")
+            if "pr" in self.weights:
+                losses["pr"] = rectification(scene, output.cam)
+                parts["suppressed_share"] = scene.suppressed.sum() / scene.regions.sum().clamp(min=1)
         parts = {k: v.detach() for k, v in (losses | parts).items()}
         return sum((self.weights[k] * v for k, v in losses.items()), zero), parts
 
 # %% ../../nbs/losses/07_fpr.ipynb #dcb1fd6f
-def kept_epochs(loop, n:int=5) -> tuple[int,set[int]]:
+def kept_epochs(loop, n: int = 5) -> tuple[int, set[int]]:
     "The epoch that begins, and the `n` evenly spread ones whose prototypes are kept."
     accumulate = loop.recipe.training.accumulate
     epochs = ceil(loop.total * accumulate / loop.per_epoch)
-    return ceil(loop.step * accumulate / loop.per_epoch), {round(i * (epochs - 1) / (n - 1)) for i in range(n)}
+    return ceil(loop.step * accumulate / loop.per_epoch), {
+        round(i * (epochs - 1) / (n - 1)) for i in range(n)
+    }
 
 # %% ../../nbs/losses/07_fpr.ipynb #ea8e98c9
-def look(pools:Pools, output:CamOutput, batch:dict, theta:float) -> Scene:
+def look(pools: Pools, output: CamOutput, batch: dict, theta: float) -> Scene:
     "Regions, their features, and what L_PR suppresses: pixels nearer to a trimmed negative than to every positive (FPR Eq. 2, 3, 8)."
-    labels, F = batch['labels'].to(output.cam.device) > 0, output.features['last'].float()
+    labels, F = batch["labels"].to(output.cam.device) > 0, output.features["last"].float()
     (B, _, h, w), classes = output.cam.shape, seen_classes(labels)
     valid, labels = on_image(batch, (B, h, w), F.device).view(B, 1, h, w), labels[:, classes]
     regions = class_regions(output.cam[:, classes], theta, valid) & labels[..., None, None]
@@ -116,25 +150,43 @@ def look(pools:Pools, output:CamOutput, batch:dict, theta:float) -> Scene:
     return Scene(classes, regions, f, some & ready, regions & nearer, at.view(-1, B, h, w).transpose(0, 1))
 
 
-def contrast(scene:Scene, pools:Pools, rms:bool=False) -> tuple[Tensor,dict[str,Tensor]]:
+def contrast(scene: Scene, pools: Pools, rms: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
     "L_RC, mean over pairs of image and class (FPR Eq. 4, 5), and the mean similarities."
     f, c, T = scene.features, scene.classes, pools.temperature.clamp(min=1e-6)
     (B, C, _), mine = f.shape, torch.arange(len(c), device=c.device)
-    at = nearest(f.detach().flatten(0, 1), pools.negative[c], pools.image[c] >= 0)[0].view(C, B, C)[mine, :, mine].T
-    positive, negative = distance(f, pools.centre[c], rms) / T, distance(f, pools.negative[c][mine, at], rms) / T
-    def mean(x:Tensor) -> Tensor: return torch.where(scene.pairs, x, 0).sum() / scene.pairs.sum().clamp(min=1)
-    return mean(positive - log1mexp(negative)), dict(similar_positive=mean((-positive).exp()), similar_negative=mean((-negative).exp()))
+    at = (
+        nearest(f.detach().flatten(0, 1), pools.negative[c], pools.image[c] >= 0)[0]
+        .view(C, B, C)[mine, :, mine]
+        .T
+    )
+    positive, negative = (
+        distance(f, pools.centre[c], rms) / T,
+        distance(f, pools.negative[c][mine, at], rms) / T,
+    )
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.where(scene.pairs, x, 0).sum() / scene.pairs.sum().clamp(min=1)
+
+    return mean(positive - log1mexp(negative)), dict(
+        similar_positive=mean((-positive).exp()), similar_negative=mean((-negative).exp())
+    )
 
 
-def rectification(scene:Scene, cam:Tensor) -> Tensor:
+def rectification(scene: Scene, cam: Tensor) -> Tensor:
     "L_PR: mean class score of the suppressed pixels (FPR Eq. 7)."
-    return torch.where(scene.suppressed, cam[:, scene.classes].float(), 0).sum() / scene.suppressed.sum().clamp(min=1)
+    return torch.where(
+        scene.suppressed, cam[:, scene.classes].float(), 0
+    ).sum() / scene.suppressed.sum().clamp(min=1)
 
 # %% ../../nbs/losses/07_fpr.ipynb #219e64c9
 @torch.no_grad()
-def explain(term:FPR, output:CamOutput, batch:dict) -> dict[str,Tensor]:
+def explain(term: FPR, output: CamOutput, batch: dict) -> dict[str, Tensor]:
     """What FPR sees in a batch: `classes` [C]; `regions` and `suppressed` of each, bool [B, C, h, w]; `negative` the index into
     `term.pools.negative[c]` of the nearest one where a position is suppressed, else -1, [B, C, h, w]."""
     scene = look(term.pools, output, batch, term.cfg.theta)
-    return dict(classes=scene.classes, regions=scene.regions, suppressed=scene.suppressed,
-                negative=scene.negative.masked_fill(~scene.suppressed, -1))
+    return dict(
+        classes=scene.classes,
+        regions=scene.regions,
+        suppressed=scene.suppressed,
+        negative=scene.negative.masked_fill(~scene.suppressed, -1),
+    )

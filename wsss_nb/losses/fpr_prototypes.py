@@ -25,18 +25,20 @@ from .nroi import kmeans
 from ..models.cam import CamModel, normalised_cam
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #20eef0d9
-def class_regions(cam:Tensor, theta:float, valid:Tensor|None=None) -> Tensor:
+def class_regions(cam: Tensor, theta: float, valid: Tensor | None = None) -> Tensor:
     "A_c, detached: normalised CAM over θ, of *every* class, present or not (FPR Eq. 2). [B, C, h, w] -> bool [B, C, h, w]"
     cam = cam.detach().float()
-    if valid is not None:   # bool [B, 1, h, w]: padding is neither region nor maximum
+    if valid is not None:  # bool [B, 1, h, w]: padding is neither region nor maximum
         cam = cam.masked_fill(~valid, 0)
     return normalised_cam(cam, cam.new_ones(cam.shape[:2])) > theta
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #854ba0f0
 def region_features(
-    features:Tensor,          # F, [B, L, h, w]
-    regions:Tensor,           # A_c, bool [B, C, h, w]
-) -> tuple[Tensor,Tensor]:    # f_c [B, C, L] float32, 0 where the region is empty; and which are not, bool [B, C]
+    features: Tensor,  # F, [B, L, h, w]
+    regions: Tensor,  # A_c, bool [B, C, h, w]
+) -> tuple[
+    Tensor, Tensor
+]:  # f_c [B, C, L] float32, 0 where the region is empty; and which are not, bool [B, C]
     "Masked average pooling: the mean feature of every region, with gradient to the features (FPR Eq. 3)."
     a = regions.flatten(2).float()
     with torch.autocast(a.device.type, enabled=False):
@@ -46,36 +48,43 @@ def region_features(
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #146e50c5
 class Strongest:
     "Running top K of every class: score (-inf: none), image (-1: none) and vector."
-    def __init__(self, num_classes:int, k:int, channels:int, device:torch.device|str='cpu'):
+
+    def __init__(self, num_classes: int, k: int, channels: int, device: torch.device | str = "cpu"):
         self.score = torch.full((num_classes, k), -torch.inf, device=device)
         self.image = torch.full((num_classes, k), -1, device=device)
         self.vector = torch.zeros(num_classes, k, channels, device=device)
 
-    def update(self,
-        score:Tensor,    # of each image for each class, -inf where it is no candidate, [B, C]
-        vector:Tensor,   # [B, C, L]
-        image:Tensor,    # which image, [B] or [B, C]
+    def update(
+        self,
+        score: Tensor,  # of each image for each class, -inf where it is no candidate, [B, C]
+        vector: Tensor,  # [B, C, L]
+        image: Tensor,  # which image, [B] or [B, C]
     ):
         k, image = self.score.shape[1], image.reshape(len(image), -1).expand_as(score).T
         self.score, at = torch.cat([self.score, score.T.float()], 1).topk(k)
         self.image = torch.cat([self.image, image], 1).gather(1, at).masked_fill(self.score == -torch.inf, -1)
         every = torch.cat([self.vector, vector.transpose(0, 1)], 1)
-        self.vector = every.gather(1, at[..., None].expand(-1, -1, every.shape[-1])) * (self.image >= 0)[..., None]
+        self.vector = (
+            every.gather(1, at[..., None].expand(-1, -1, every.shape[-1])) * (self.image >= 0)[..., None]
+        )
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #36837f3d
 class Pools(nn.Module):
     "Positive and negative prototypes of every class; empty (all `used` and `image` say none) until they are first computed."
-    def __init__(self, num_classes:int, k:int, channels:int):
+
+    def __init__(self, num_classes: int, k: int, channels: int):
         super().__init__()
-        def add(name:str, fill:float, *shape:int, dtype:torch.dtype=torch.float32):
+
+        def add(name: str, fill: float, *shape: int, dtype: torch.dtype = torch.float32):
             self.register_buffer(name, torch.full((num_classes, k, *shape), fill, dtype=dtype))
-        add('positive', 0, channels)
-        add('used', False, dtype=torch.bool)      # which positives there are
-        add('negative', 0, channels)
-        add('score', -torch.inf)                  # the class's logit in the image of each negative
-        add('image', -1, dtype=torch.long)        # index of that image among the training images; -1: no negative
-        add('shared', False, dtype=torch.bool)    # the image shows a relative of the class
-        self.register_buffer('temperature', torch.zeros(()))   # T, once it is measured
+
+        add("positive", 0, channels)
+        add("used", False, dtype=torch.bool)  # which positives there are
+        add("negative", 0, channels)
+        add("score", -torch.inf)  # the class's logit in the image of each negative
+        add("image", -1, dtype=torch.long)  # index of that image among the training images; -1: no negative
+        add("shared", False, dtype=torch.bool)  # the image shows a relative of the class
+        self.register_buffer("temperature", torch.zeros(()))  # T, once it is measured
 
     @property
     def ready(self) -> Tensor:
@@ -89,62 +98,95 @@ class Pools(nn.Module):
         return (self.positive * self.used[..., None]).sum(1) / n.clamp(min=1)
 
     @torch.no_grad()
-    def set(self, **values:Tensor):
+    def set(self, **values: Tensor):
         "Overwrite buffers in place."
-        for name, x in values.items(): getattr(self, name).copy_(x)
+        for name, x in values.items():
+            getattr(self, name).copy_(x)
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #600656f2
-def relatives(data:WsssData) -> Tensor:
+def relatives(data: WsssData) -> Tensor:
     "Which other classes share each class's super-class, bool [C, C]."
-    groups = [data.superclasses.get(c, '') for c in data.classes]
-    return torch.tensor([[i != j and a == b != '' for j, b in enumerate(groups)] for i, a in enumerate(groups)])
+    groups = [data.superclasses.get(c, "") for c in data.classes]
+    return torch.tensor(
+        [[i != j and a == b != "" for j, b in enumerate(groups)] for i, a in enumerate(groups)]
+    )
 
 
-def shared_images(data:WsssData, ids:Sequence[str], image:Tensor) -> Tensor:
+def shared_images(data: WsssData, ids: Sequence[str], image: Tensor) -> Tensor:
     "Of the source images of negatives [C, K] (-1: none), those with a relative of the class: bool [C, K]."
     kin = relatives(data)
-    return torch.tensor([[i >= 0 and bool(kin[c, list(data.tags[ids[i]])].any()) for i in row] for c, row in enumerate(image.tolist())])
+    return torch.tensor(
+        [
+            [i >= 0 and bool(kin[c, list(data.tags[ids[i]])].any()) for i in row]
+            for c, row in enumerate(image.tolist())
+        ]
+    )
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #84dba56d
-def whole_images(data:WsssData, split:str, batch_size:int, workers:int, rank:int=0, world:int=1) -> DataLoader:
+def whole_images(
+    data: WsssData, split: str, batch_size: int, workers: int, rank: int = 0, world: int = 1
+) -> DataLoader:
     "Batches of whole images of one size with their `index` in the split; the global random numbers are left alone."
-    images = Split(data, split, ('image',), eval_transform())
+    images = Split(data, split, ("image",), eval_transform())
     batches = list(same_size_batches([data.size(i) for i in images.ids], batch_size))[rank::world]
     at = {id: i for i, id in enumerate(images.ids)}
-    def gather(samples): return collate(samples) | dict(index=torch.tensor([at[s['id']] for s in samples]))
-    return DataLoader(images, batch_sampler=batches, collate_fn=gather, num_workers=workers, generator=torch.Generator(),
-                      pin_memory=torch.cuda.is_available())
+
+    def gather(samples):
+        return collate(samples) | dict(index=torch.tensor([at[s["id"]] for s in samples]))
+
+    return DataLoader(
+        images,
+        batch_sampler=batches,
+        collate_fn=gather,
+        num_workers=workers,
+        generator=torch.Generator(),
+        pin_memory=torch.cuda.is_available(),
+    )
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #ac3d58b6
 def collect(
-    model:CamModel,
-    batches,                          # see `whole_images`
-    pools:Pools,                      # for the number of classes, K and channels
-    theta:float, device:torch.device,
-    scales:Sequence[float]=(1.,),     # of the images; a region's feature is the mean over them
-    autocast=nullcontext,             # makes the context that the network runs in
-) -> tuple[Tensor,Tensor,Strongest]:  # f_c of present classes [M, L]; their class, image and whether there is a region [M, 3]; negatives
+    model: CamModel,
+    batches,  # see `whole_images`
+    pools: Pools,  # for the number of classes, K and channels
+    theta: float,
+    device: torch.device,
+    scales: Sequence[float] = (1.0,),  # of the images; a region's feature is the mean over them
+    autocast=nullcontext,  # makes the context that the network runs in
+) -> tuple[
+    Tensor, Tensor, Strongest
+]:  # f_c of present classes [M, L]; their class, image and whether there is a region [M, 3]; negatives
     "The region features of one process's batches (FPR Sec. 3.2.1); nothing waits for the device."
     C, k, L = pools.positive.shape
     rows, facts = [torch.zeros(0, L, device=device)], [torch.zeros(0, 3, dtype=torch.long, device=device)]
     top = Strongest(C, k, L, device)
     for batch in batches:
         total = count = logits = 0
-        for x in multi_scale(batch['image'].to(device, non_blocking=True), scales, flip=False):
+        for x in multi_scale(batch["image"].to(device, non_blocking=True), scales, flip=False):
             with autocast():
                 out = model(x.contiguous(memory_format=torch.channels_last))
-            f, some = region_features(out.features['last'], class_regions(out.cam, theta))
+            f, some = region_features(out.features["last"], class_regions(out.cam, theta))
             total, count, logits = total + f, count + some, logits + out.logits.float()
-        b, c = batch['labels'].nonzero(as_tuple=True)   # on the host
-        facts.append(torch.stack([c, batch['index'][b], torch.zeros_like(b)], 1).to(device, non_blocking=True))
-        f, image, b, c = total / count.clamp(min=1)[..., None], batch['index'].to(device, non_blocking=True), b.to(device), c.to(device)
+        b, c = batch["labels"].nonzero(as_tuple=True)  # on the host
+        facts.append(
+            torch.stack([c, batch["index"][b], torch.zeros_like(b)], 1).to(device, non_blocking=True)
+        )
+        f, image, b, c = (
+            total / count.clamp(min=1)[..., None],
+            batch["index"].to(device, non_blocking=True),
+            b.to(device),
+            c.to(device),
+        )
         rows.append(f[b, c])
         facts[-1][:, 2] = count[b, c] > 0
-        top.update(logits.index_put((b, c), logits.new_tensor(-torch.inf)).masked_fill(count == 0, -torch.inf), f, image)
+        top.update(
+            logits.index_put((b, c), logits.new_tensor(-torch.inf)).masked_fill(count == 0, -torch.inf),
+            f,
+            image,
+        )
     return torch.cat(rows), torch.cat(facts), top
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #085c70b0
-def everyone(x:Tensor) -> Tensor:
+def everyone(x: Tensor) -> Tensor:
     "The rows of all processes, which may have different numbers of them."
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return x
@@ -154,12 +196,14 @@ def everyone(x:Tensor) -> Tensor:
     padded = torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
-    return torch.cat([p[:int(n)] for p, n in zip(parts, sizes)])
+    return torch.cat([p[: int(n)] for p, n in zip(parts, sizes)])
 
 
-def merged(top:Strongest) -> Strongest:
+def merged(top: Strongest) -> Strongest:
     "The strongest of all processes."
-    score, image, vector = (everyone(x.transpose(0, 1).contiguous()) for x in (top.score, top.image, top.vector))
+    score, image, vector = (
+        everyone(x.transpose(0, 1).contiguous()) for x in (top.score, top.image, top.vector)
+    )
     if len(score) > top.score.shape[1]:
         top = Strongest(*top.vector.shape, top.score.device)
         top.update(score, vector, image)
@@ -167,7 +211,7 @@ def merged(top:Strongest) -> Strongest:
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #c4c785c3
 @torch.no_grad()
-def fill(pools:Pools, rows:Tensor, facts:Tensor, top:Strongest, generator:torch.Generator):
+def fill(pools: Pools, rows: Tensor, facts: Tensor, top: Strongest, generator: torch.Generator):
     "Prototypes from the region features of all processes, in the order of the images (so that it does not matter who had which)."
     order = facts[:, 1].argsort(stable=True)
     rows, owner = rows[order], facts[order, 0].where(facts[order, 2] > 0, -1)
@@ -176,54 +220,62 @@ def fill(pools:Pools, rows:Tensor, facts:Tensor, top:Strongest, generator:torch.
         pools.positive[c], pools.used[c] = 0, False
         if len(mine):
             x = mine[None]
-            centres, used, _ = kmeans(x, torch.ones_like(x[..., 0], dtype=torch.bool), pools.used.shape[1], generator, iters=10)
+            centres, used, _ = kmeans(
+                x, torch.ones_like(x[..., 0], dtype=torch.bool), pools.used.shape[1], generator, iters=10
+            )
             pools.positive[c], pools.used[c] = centres[0], used[0]
     pools.set(negative=top.vector, score=top.score, image=top.image)
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #e694277c
-def distance(a:Tensor, b:Tensor, rms:bool=False) -> Tensor:   # [..., L] -> [...]
+def distance(a: Tensor, b: Tensor, rms: bool = False) -> Tensor:  # [..., L] -> [...]
     "Euclidean distance (FPR Eq. 5), or root mean square + .1 as in the public release."
     d = torch.linalg.vector_norm(a - b, dim=-1)
-    return d / a.shape[-1]**.5 + .1 if rms else d
+    return d / a.shape[-1] ** 0.5 + 0.1 if rms else d
 
 
 def nearest(
-    x:Tensor,        # points, [N, L]
-    protos:Tensor,   # [C, K, L]
-    used:Tensor,     # which there are, bool [C, K]
-) -> tuple[Tensor,Tensor]:  # index into K and squared distance (inf: the class has none), [C, N]
+    x: Tensor,  # points, [N, L]
+    protos: Tensor,  # [C, K, L]
+    used: Tensor,  # which there are, bool [C, K]
+) -> tuple[Tensor, Tensor]:  # index into K and squared distance (inf: the class has none), [C, N]
     "The nearest prototype of each class to every point; one product, no [N, C, K, L] tensor."
-    middle = protos.mean((0, 1))    # distances of centred vectors keep their digits
+    middle = protos.mean((0, 1))  # distances of centred vectors keep their digits
     x, protos = x - middle, protos - middle
     far = protos.square().sum(-1).masked_fill(~used, torch.inf)
-    least, at = torch.addmm(far.flatten(), x, protos.flatten(0, 1).T, alpha=-2).unflatten(1, far.shape).min(-1)
+    least, at = (
+        torch.addmm(far.flatten(), x, protos.flatten(0, 1).T, alpha=-2).unflatten(1, far.shape).min(-1)
+    )
     return at.T, (least.T + x.square().sum(-1)).clamp(min=0)
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #68af21f9
 @torch.no_grad()
-def median_distance(pools:Pools, rows:Tensor, facts:Tensor, rms:bool=False) -> Tensor:   # scalar; 0 where nothing can be measured
+def median_distance(
+    pools: Pools, rows: Tensor, facts: Tensor, rms: bool = False
+) -> Tensor:  # scalar; 0 where nothing can be measured
     "Median of the distances of region features to their centre and to their nearest negative (see `collect` for rows and facts)."
     found, ready, centre = [rows.new_zeros(0)], pools.ready.tolist(), pools.centre
     for c in (c for c, r in enumerate(ready) if r):
         f = rows[(facts[:, 0] == c) & (facts[:, 2] > 0)]
-        at = nearest(f, pools.negative[c:c + 1], pools.image[c:c + 1] >= 0)[0][0]
+        at = nearest(f, pools.negative[c : c + 1], pools.image[c : c + 1] >= 0)[0][0]
         found += [distance(f, centre[c], rms), distance(f, pools.negative[c, at], rms)]
     d = torch.cat(found)
     return d.median() if len(d) else rows.new_zeros(())
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #9e635f89
 def refresh(
-    pools:Pools,
-    model:CamModel,
-    data:WsssData,
-    split:str,                        # of the images that are trained on
-    generator:torch.Generator,        # for K-means, the same in all processes
-    theta:float=.1,
-    scales:Sequence[float]=(1.,),
-    rms:bool=False,                   # what distance T is measured in
-    device:torch.device=torch.device('cpu'),
-    batch_size:int=8, workers:int=0,
-    rank:int=0, world:int=1,          # this process, and how many there are
+    pools: Pools,
+    model: CamModel,
+    data: WsssData,
+    split: str,  # of the images that are trained on
+    generator: torch.Generator,  # for K-means, the same in all processes
+    theta: float = 0.1,
+    scales: Sequence[float] = (1.0,),
+    rms: bool = False,  # what distance T is measured in
+    device: torch.device = torch.device("cpu"),
+    batch_size: int = 8,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,  # this process, and how many there are
     autocast=nullcontext,
 ):
     "Compute all prototypes anew with the current network, T once; the network's modes and all random numbers stay as they are."
@@ -237,17 +289,19 @@ def refresh(
         pools.set(temperature=median_distance(pools, rows, facts, rms))
 
 # %% ../../nbs/losses/06_fpr_prototypes.ipynb #73f954be
-def save_pools(path:Path, pools:Pools, ids:Sequence[str], step:int):
+def save_pools(path: Path, pools: Pools, ids: Sequence[str], step: int):
     "The prototypes before a step, with the id of each negative's image."
-    source = [[ids[i] if i >= 0 else '' for i in row] for row in pools.image.tolist()]
-    arrays = {k: getattr(pools, k).half().cpu().numpy() for k in ('positive', 'negative')}
-    with atomic_path(path) as p, p.open('wb') as f:
+    source = [[ids[i] if i >= 0 else "" for i in row] for row in pools.image.tolist()]
+    arrays = {k: getattr(pools, k).half().cpu().numpy() for k in ("positive", "negative")}
+    with atomic_path(path) as p, p.open("wb") as f:
         np.savez_compressed(f, **arrays, used=pools.used.cpu().numpy(), source=np.array(source), step=step)
 
 
-def load_pools(folder:Path) -> list[dict[str,np.ndarray]]:   # positive, negative [C, K, L]; used bool [C, K]; source [C, K] ('': none)
+def load_pools(
+    folder: Path,
+) -> list[dict[str, np.ndarray]]:  # positive, negative [C, K, L]; used bool [C, K]; source [C, K] ('': none)
     "The snapshots of a run's folder, in the order of their steps."
-    files = sorted((Path(folder) / 'prototypes').glob('*.npz'))
+    files = sorted((Path(folder) / "prototypes").glob("*.npz"))
     if not files:
-        raise UserError(f'No prototypes are kept in {folder}.', 'Train with FPR.')
+        raise UserError(f"No prototypes are kept in {folder}.", "Train with FPR.")
     return [dict(np.load(f, allow_pickle=False)) for f in files]

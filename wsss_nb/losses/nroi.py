@@ -11,37 +11,39 @@ from torch import Tensor, nn
 
 # %% ../../nbs/losses/02_nroi.ipynb #0c072088
 def nearest(
-    x:Tensor,        # points, [B, P, D]
-    centres:Tensor,  # [B, k, D]
-    valid:Tensor,    # centres in use, bool [B, k]
-) -> Tensor:         # index of the nearest centre in use, [B, P]
+    x: Tensor,  # points, [B, P, D]
+    centres: Tensor,  # [B, k, D]
+    valid: Tensor,  # centres in use, bool [B, k]
+) -> Tensor:  # index of the nearest centre in use, [B, P]
     "Nearest centre of every point."
     far = centres.square().sum(-1).masked_fill(~valid, torch.inf)
     return torch.baddbmm(far[:, None], x, centres.transpose(1, 2), alpha=-2).argmin(-1)
 
 # %% ../../nbs/losses/02_nroi.ipynb #96f75bdb
-def squared(x:Tensor, c:Tensor) -> Tensor:
+def squared(x: Tensor, c: Tensor) -> Tensor:
     "Squared distances between points [B, P, D] and [B, T, D]: [B, T, P]."
     d = torch.baddbmm(c.square().sum(-1)[..., None], c, x.transpose(1, 2), alpha=-2)
     return d.add_(torch.linalg.vector_norm(x, dim=-1).square()[:, None]).clamp_(min=0)
 
 # %% ../../nbs/losses/02_nroi.ipynb #d3f303b1
-def rows(x:Tensor, index:Tensor) -> Tensor:
+def rows(x: Tensor, index: Tensor) -> Tensor:
     "Rows of each image's matrix: [B, P, D], [B, n] -> [B, n, D]."
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
 
 # %% ../../nbs/losses/02_nroi.ipynb #82a8cc4b
 def seed_centres(
-    x:Tensor,      # [B, P, D]
-    mask:Tensor,   # points that count, bool [B, P]
-    k:int,
-    generator:torch.Generator|None=None,
-    trials:int=4,  # candidates for each next centre
-) -> Tensor:       # points of x, [B, k, D]
+    x: Tensor,  # [B, P, D]
+    mask: Tensor,  # points that count, bool [B, P]
+    k: int,
+    generator: torch.Generator | None = None,
+    trials: int = 4,  # candidates for each next centre
+) -> Tensor:  # points of x, [B, k, D]
     "Greedy k-means++ seeding."
-    def draw(weight:Tensor, n:int) -> Tensor:
+
+    def draw(weight: Tensor, n: int) -> Tensor:
         clock = torch.rand(weight.shape, generator=generator, device=x.device).clamp(min=1e-12).log()
         return rows(x, (weight / -clock).topk(min(n, x.shape[1])).indices)
+
     centres = [draw(mask.float(), 1)]
     best = squared(x, centres[0])[:, 0] * mask
     for _ in range(k - 1):
@@ -53,7 +55,7 @@ def seed_centres(
     return torch.cat(centres, 1)
 
 # %% ../../nbs/losses/02_nroi.ipynb #72ecfa37
-def lloyd(x:Tensor, mask:Tensor, centres:Tensor, valid:Tensor) -> Tensor:
+def lloyd(x: Tensor, mask: Tensor, centres: Tensor, valid: Tensor) -> Tensor:
     "One Lloyd iteration: each centre moves to the mean of its points; an empty one stays where it is."
     member = nearest(x, centres, valid)[..., None] == torch.arange(centres.shape[1], device=x.device)
     member = (member & mask[..., None]).float()
@@ -63,13 +65,15 @@ def lloyd(x:Tensor, mask:Tensor, centres:Tensor, valid:Tensor) -> Tensor:
 # %% ../../nbs/losses/02_nroi.ipynb #6cf6bf3f
 @torch.no_grad()
 def kmeans(
-    x:Tensor,                 # points, [B, P, D]
-    mask:Tensor,              # points that count, bool [B, P]
-    k:int,                    # clusters of each image
-    generator:torch.Generator|None=None,  # for the seeding
-    init:Tensor|None=None,    # first centres instead of k-means++, [B, k, D]
-    iters:int=10,
-) -> tuple[Tensor,Tensor,Tensor]:  # centroids [B, k, D], which are in use [B, k], cluster of each point or -1 [B, P]
+    x: Tensor,  # points, [B, P, D]
+    mask: Tensor,  # points that count, bool [B, P]
+    k: int,  # clusters of each image
+    generator: torch.Generator | None = None,  # for the seeding
+    init: Tensor | None = None,  # first centres instead of k-means++, [B, k, D]
+    iters: int = 10,
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # centroids [B, k, D], which are in use [B, k], cluster of each point or -1 [B, P]
     "K-means of every image of a batch; an image with at most `k` points has these points as centroids."
     with torch.autocast(x.device.type, enabled=False):
         x = x.float()
@@ -84,7 +88,7 @@ def kmeans(
         return (centres + mean) * valid[..., None], valid, nearest(x, centres, valid).masked_fill(~mask, -1)
 
 # %% ../../nbs/losses/02_nroi.ipynb #260fff7a
-def first_points(x:Tensor, mask:Tensor, k:int) -> Tensor:
+def first_points(x: Tensor, mask: Tensor, k: int) -> Tensor:
     "The first `k` masked points of each image, [B, k, D]; padded with others where there are fewer."
     pad = max(0, k - x.shape[1])
     index = (~mask).byte().argsort(dim=1, stable=True)[:, :k]
@@ -93,14 +97,18 @@ def first_points(x:Tensor, mask:Tensor, k:int) -> Tensor:
 # %% ../../nbs/losses/02_nroi.ipynb #c517d837
 class Bank(nn.Module):
     "First-in-first-out memory of `size` vectors; a part of the module's state, so a resumed run goes on with it."
-    def __init__(self,
-        size:int,  # vectors kept
-        dim:int,   # numbers of each
+
+    def __init__(
+        self,
+        size: int,  # vectors kept
+        dim: int,  # numbers of each
     ):
         super().__init__()
         self.size = size
-        self.register_buffer('keys', torch.zeros(size + 1, dim))          # the last row is the bin
-        self.register_buffer('pushed', torch.zeros((), dtype=torch.long))  # vectors pushed since the beginning
+        self.register_buffer("keys", torch.zeros(size + 1, dim))  # the last row is the bin
+        self.register_buffer(
+            "pushed", torch.zeros((), dtype=torch.long)
+        )  # vectors pushed since the beginning
 
     @property
     def filled(self) -> Tensor:
@@ -108,7 +116,7 @@ class Bank(nn.Module):
         return self.pushed.clamp(max=self.size)
 
     @torch.no_grad()
-    def push(self, x:Tensor, valid:Tensor|None=None):
+    def push(self, x: Tensor, valid: Tensor | None = None):
         "Append the valid rows of x [M, D] in order; the oldest leave."
         if len(x) > self.size:
             valid = torch.ones_like(x[:, 0], dtype=torch.bool) if valid is None else valid
@@ -120,7 +128,7 @@ class Bank(nn.Module):
         self.keys.index_copy_(0, at, x.to(self.keys.dtype))
         self.pushed.add_(len(x) if valid is None else valid.sum())
 
-    def sample(self, *shape:int, generator:torch.Generator|None=None) -> Tensor:
+    def sample(self, *shape: int, generator: torch.Generator | None = None) -> Tensor:
         "Vectors drawn uniformly, with replacement, from the filled part: [*shape, D]. An empty bank gives zeros."
         u = torch.rand(shape, generator=generator, device=self.keys.device)
         index = (u * self.filled).long().minimum(self.filled - 1).clamp(min=0)

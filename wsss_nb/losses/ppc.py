@@ -20,103 +20,123 @@ from ..models.cam import CamOutput, normalised_cam
 from ..run.recipe import Count, NonNegative, Positive, Share, TermConfig
 
 # %% ../../nbs/losses/09_ppc.ipynb #c86d4b3a
-class PPCConfig(TermConfig, kind='ppc'):
+class PPCConfig(TermConfig, kind="ppc"):
     "Pixel-to-prototype contrast (PPC, Sec. 3); a weight of 0 leaves its part out."
-    lambda_cp: NonNegative = .1   # cross-prototype: a view's pixels, the other view's prototypes
-    lambda_cc: NonNegative = .1   # cross-CAM: a view's pixels, the other view's seed
-    lambda_intra: NonNegative = .1  # within each view
-    tau: Positive = .1            # temperature
-    dim: Count = 128              # numbers of a projected vector
-    view: Count = 128             # side of the second view in pixels, unless the model made one of its own
-    bg_score: Share = .2          # constant background score of the seed
-    background: bool = True       # False: no background class, † in FBR's Table VI
-    sampling: Literal['hard', 'active'] = 'hard'  # negatives within a view: semi-hard prototypes, or FBR's (its Table X)
-    negatives: Count = 256        # of each query, with active sampling
-    warmup: Share = 0.            # share of the training steps before the term starts
 
-    def build(self, channels:int, num_classes:int, seed:int) -> 'PPC':
+    lambda_cp: NonNegative = 0.1  # cross-prototype: a view's pixels, the other view's prototypes
+    lambda_cc: NonNegative = 0.1  # cross-CAM: a view's pixels, the other view's seed
+    lambda_intra: NonNegative = 0.1  # within each view
+    tau: Positive = 0.1  # temperature
+    dim: Count = 128  # numbers of a projected vector
+    view: Count = 128  # side of the second view in pixels, unless the model made one of its own
+    bg_score: Share = 0.2  # constant background score of the seed
+    background: bool = True  # False: no background class, † in FBR's Table VI
+    sampling: Literal["hard", "active"] = (
+        "hard"  # negatives within a view: semi-hard prototypes, or FBR's (its Table X)
+    )
+    negatives: Count = 256  # of each query, with active sampling
+    warmup: Share = 0.0  # share of the training steps before the term starts
+
+    def build(self, channels: int, num_classes: int, seed: int) -> "PPC":
         return PPC(self, channels, seed)
 
 # %% ../../nbs/losses/09_ppc.ipynb #f2105d6a
 def contrast(
-    z:Tensor,       # projected pixels, [P, D]
-    seed:Tensor,    # class of each, -1 none, [P]
-    protos:Tensor,  # [C, D]
-    rivals:Tensor,  # which prototypes count, the pixel's own too, bool [C] or [P, C]
-    tau:float,
-) -> tuple[Tensor,Tensor]:  # loss, and which pixels have one, [P]
+    z: Tensor,  # projected pixels, [P, D]
+    seed: Tensor,  # class of each, -1 none, [P]
+    protos: Tensor,  # [C, D]
+    rivals: Tensor,  # which prototypes count, the pixel's own too, bool [C] or [P, C]
+    tau: float,
+) -> tuple[Tensor, Tensor]:  # loss, and which pixels have one, [P]
     "How much each pixel's own prototype is preferred to the others (PPC Eq. 3), cosine similarity."
     with torch.autocast(z.device.type, enabled=False):
         rivals, own = rivals.expand(len(z), -1), seed.clamp(min=0)
         logits = (unit(z) @ unit(protos).T / tau).masked_fill(~rivals, -1e4)
         ok = (seed >= 0) & rivals.gather(1, own[:, None])[:, 0]
-        return torch.where(ok, F.cross_entropy(logits, own, reduction='none'), 0.), ok
+        return torch.where(ok, F.cross_entropy(logits, own, reduction="none"), 0.0), ok
 
 
-def mean_of(loss:Tensor, ok:Tensor) -> Tensor:
+def mean_of(loss: Tensor, ok: Tensor) -> Tensor:
     "Mean over the pixels that have a loss; 0 with a graph if none has."
     return (loss * ok).sum() / ok.sum().clamp(min=1)
 
 # %% ../../nbs/losses/09_ppc.ipynb #7b1bf1d2
 def semi_hard(
-    similarity:Tensor,  # of each pixel with each prototype, [P, C]
-    seed:Tensor,        # class of each pixel, [P]
-    has:Tensor,         # classes with a prototype, bool [C]
-    generator:torch.Generator|None=None,
-) -> Tensor:            # bool [P, C], the pixel's own among them
+    similarity: Tensor,  # of each pixel with each prototype, [P, C]
+    seed: Tensor,  # class of each pixel, [P]
+    has: Tensor,  # classes with a prototype, bool [C]
+    generator: torch.Generator | None = None,
+) -> Tensor:  # bool [P, C], the pixel's own among them
     "Of the other prototypes, half of the 60 % most similar, at random (PPC Sec. 3.4)."
     own = seed[:, None] == torch.arange(len(has), device=seed.device)
     near = has & ~own
-    near = near & (rank((-similarity).masked_fill(~near, torch.inf)) < (near.sum(1, keepdim=True) * .6).ceil())
-    chance = torch.rand(similarity.shape, generator=generator, device=seed.device).masked_fill(~near, torch.inf)
-    return near & (rank(chance) < (near.sum(1, keepdim=True) * .5).ceil()) | own & has
+    near = near & (
+        rank((-similarity).masked_fill(~near, torch.inf)) < (near.sum(1, keepdim=True) * 0.6).ceil()
+    )
+    chance = torch.rand(similarity.shape, generator=generator, device=seed.device).masked_fill(
+        ~near, torch.inf
+    )
+    return near & (rank(chance) < (near.sum(1, keepdim=True) * 0.5).ceil()) | own & has
 
 # %% ../../nbs/losses/09_ppc.ipynb #d3148d5b
 @dataclass
 class View:
     "One view on the grid of the smaller one; P = B·h·w positions. Class 0 is the background."
-    z:Tensor        # projected features, [P, D]
-    seed:Tensor     # 0 background, c + 1 class c, -1 none, [P]
-    protos:Tensor   # detached, [1 + C, D]
-    has:Tensor      # classes with a prototype, bool [1 + C]
+
+    z: Tensor  # projected features, [P, D]
+    seed: Tensor  # 0 background, c + 1 class c, -1 none, [P]
+    protos: Tensor  # detached, [1 + C, D]
+    has: Tensor  # classes with a prototype, bool [1 + C]
 
 # %% ../../nbs/losses/09_ppc.ipynb #e4efa12e
 class PPC(Term):
     "Pixel-to-prototype contrast as a term for any CAM model (PPC Sec. 3)."
-    kind = 'ppc'
 
-    def __init__(self, cfg:PPCConfig, channels:int, seed:int=0):
+    kind = "ppc"
+
+    def __init__(self, cfg: PPCConfig, channels: int, seed: int = 0):
         super().__init__(seed)
         self.cfg = cfg
-        self.weights = {k: w for k, w in {'cp': cfg.lambda_cp, 'cc': cfg.lambda_cc, 'intra': cfg.lambda_intra}.items() if w > 0}
+        self.weights = {
+            k: w
+            for k, w in {"cp": cfg.lambda_cp, "cc": cfg.lambda_cc, "intra": cfg.lambda_intra}.items()
+            if w > 0
+        }
         self.project = nn.Conv2d(channels, cfg.dim, 1, bias=False)
 
-    def forward(self, output:CamOutput, batch:dict) -> tuple[Tensor,dict[str,Tensor]]:
+    def forward(self, output: CamOutput, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         "Weighted sum of the parts; a zero in the warm-up."
-        zero = self.project.weight.sum() * 0.
+        zero = self.project.weight.sum() * 0.0
         if self.progress < self.cfg.warmup or not self.weights:
             return zero, {k: zero.detach() for k in self.weights}
         losses = self.losses(*self.views(output, batch))
-        return sum((self.weights[k] * v for k, v in losses.items()), zero), {k: v.detach() for k, v in losses.items()}
+        return sum((self.weights[k] * v for k, v in losses.items()), zero), {
+            k: v.detach() for k, v in losses.items()
+        }
 
-    def views(self, output:CamOutput, batch:dict) -> tuple[View,View]:
+    def views(self, output: CamOutput, batch: dict) -> tuple[View, View]:
         "The images as the model saw them, and smaller: the model's own second view, or one made here."
         if output.views:
             small = output.views[0]
         else:
-            x = F.interpolate(batch['image'], (self.cfg.view,) * 2, mode='bilinear', antialias=True, align_corners=False)
-            small = self.model(x.contiguous(memory_format=torch.channels_last), batch['labels'])
+            x = F.interpolate(
+                batch["image"], (self.cfg.view,) * 2, mode="bilinear", antialias=True, align_corners=False
+            )
+            small = self.model(x.contiguous(memory_format=torch.channels_last), batch["labels"])
         return tuple(self.look(o, batch, small.cam.shape[-2:]) for o in (output, small))
 
-    def look(self, output:CamOutput, batch:dict, size:tuple[int,int]) -> View:
+    def look(self, output: CamOutput, batch: dict, size: tuple[int, int]) -> View:
         "Projected features, seed and prototypes of a view."
-        def flat(x:Tensor): return F.interpolate(x, size, mode='area') if x.shape[-2:] != size else x
-        f = output.features['last']
+
+        def flat(x: Tensor):
+            return F.interpolate(x, size, mode="area") if x.shape[-2:] != size else x
+
+        f = output.features["last"]
         if not torch.is_autocast_enabled(f.device.type):
             f = f.to(self.project.weight.dtype)
         z = flat(self.project(f).relu().float()).permute(0, 2, 3, 1).flatten(0, 2)
         valid = on_image(batch, (len(f), *size), f.device)
-        ncam = normalised_cam(flat(output.cam.detach().float().relu()), batch['labels'].to(f.device))
+        ncam = normalised_cam(flat(output.cam.detach().float().relu()), batch["labels"].to(f.device))
         ncam = ncam.transpose(0, 1).flatten(1)
         own = None if output.background is None else flat(output.background.detach().float()).flatten()
         seed = seed_map(ncam, self.cfg.bg_score if own is None else own, valid)
@@ -125,26 +145,28 @@ class PPC(Term):
             seed, scores = seed.masked_fill(seed == 0, -1), torch.cat([scores[:1] * 0, scores[1:]])
         return View(z, seed, *prototypes(z.detach(), scores, max(1, size[0] * size[1] // 16)))
 
-    def losses(self, a:View, b:View) -> dict[str,Tensor]:
+    def losses(self, a: View, b: View) -> dict[str, Tensor]:
         "Every part with a weight, unweighted, mean over both directions."
         tau, losses = self.cfg.tau, {}
         both = ((a, b), (b, a))
-        if 'cp' in self.weights:
-            losses['cp'] = sum(mean_of(*contrast(v.z, v.seed, o.protos, o.has, tau)) for v, o in both) / 2
-        if 'cc' in self.weights:
-            losses['cc'] = sum(mean_of(*contrast(v.z, o.seed, v.protos, v.has, tau)) for v, o in both) / 2
-        if 'intra' in self.weights:
-            losses['intra'] = sum(self.intra(v) for v in (a, b)) / 2
+        if "cp" in self.weights:
+            losses["cp"] = sum(mean_of(*contrast(v.z, v.seed, o.protos, o.has, tau)) for v, o in both) / 2
+        if "cc" in self.weights:
+            losses["cc"] = sum(mean_of(*contrast(v.z, o.seed, v.protos, v.has, tau)) for v, o in both) / 2
+        if "intra" in self.weights:
+            losses["intra"] = sum(self.intra(v) for v in (a, b)) / 2
         return losses
 
-    def intra(self, v:View) -> Tensor:
+    def intra(self, v: View) -> Tensor:
         "Half of each class's pixels against semi-hard prototypes, or against pixels drawn as FBR draws them."
         g, classes = self.generator(v.z.device), torch.arange(len(v.has), device=v.z.device)
         members = (v.seed == classes[:, None]) & v.has[:, None]
         similarity = unit(v.protos) @ unit(v.z.detach()).T
         queries = hard_half(members, similarity, g)
-        if self.cfg.sampling == 'hard':
-            loss, ok = contrast(v.z, v.seed, v.protos, semi_hard(similarity.T, v.seed, v.has, g), self.cfg.tau)
+        if self.cfg.sampling == "hard":
+            loss, ok = contrast(
+                v.z, v.seed, v.protos, semi_hard(similarity.T, v.seed, v.has, g), self.cfg.tau
+            )
             return class_mean(loss.expand(len(classes), -1), queries & ok)
         keys, ok = active_keys(members[1:], v.protos[1:], v.has[1:], self.cfg.negatives, g)
         index, taken = (o[:, 0] for o in pick(queries[1:], min(512, queries.shape[1]), 1, g))

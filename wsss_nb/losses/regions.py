@@ -12,11 +12,11 @@ from torch import Tensor
 from ..core import UserError
 
 # %% ../../nbs/losses/03_regions.ipynb #8765cba6
-def _rows(features: Tensor) -> Tensor:   # [B, C, H, W] -> [B * H * W, C], contiguous: a view of channels_last
+def _rows(features: Tensor) -> Tensor:  # [B, C, H, W] -> [B * H * W, C], contiguous: a view of channels_last
     return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]).contiguous()
 
 
-def _index(labels: Tensor, regions: int) -> Tensor:   # [B, H, W] -> int64 [B * H * W]
+def _index(labels: Tensor, regions: int) -> Tensor:  # [B, H, W] -> int64 [B * H * W]
     "A row for every region of every image; the last of each image takes the pixels of no region."
     first = torch.arange(len(labels), device=labels.device)[:, None, None] * (regions + 1)
     return (torch.where(labels < 0, regions, labels) + first).flatten()
@@ -25,21 +25,26 @@ def _index(labels: Tensor, regions: int) -> Tensor:   # [B, H, W] -> int64 [B * 
 def _check(size: torch.Size, labels: Tensor, regions: int | None) -> int:
     "The number of regions, from the labels if not given (on a GPU this waits for it)."
     if labels.shape != size:
-        raise UserError(f"Features {list(size)} and region labels {list(labels.shape)} differ in [B, H, W].",
-                        "Resize the labels to the features (nearest).")
-    if regions is None or labels.device.type == "cpu":   # elsewhere a look at the labels would stop the queue
+        raise UserError(
+            f"Features {list(size)} and region labels {list(labels.shape)} differ in [B, H, W].",
+            "Resize the labels to the features (nearest).",
+        )
+    if regions is None or labels.device.type == "cpu":  # elsewhere a look at the labels would stop the queue
         found = int(labels.max()) + 1 if labels.numel() else 0
         if regions is not None and found > regions:
-            raise UserError(f"Region label {found - 1} is outside 0…{regions - 1}.", "Give the largest number of regions of any image.")
+            raise UserError(
+                f"Region label {found - 1} is outside 0…{regions - 1}.",
+                "Give the largest number of regions of any image.",
+            )
         regions = found if regions is None else regions
     return max(regions, 1)
 
 # %% ../../nbs/losses/03_regions.ipynb #cecb0ed3
 def pool_regions(
-    features: Tensor,             # [B, C, H, W]
-    labels: Tensor,               # region of each pixel, negative for none, [B, H, W]
-    regions: int | None = None,   # R; None: as many as the labels have
-) -> tuple[Tensor, Tensor]:       # means [B, R, C] (0 for a region without pixels) and pixels [B, R]
+    features: Tensor,  # [B, C, H, W]
+    labels: Tensor,  # region of each pixel, negative for none, [B, H, W]
+    regions: int | None = None,  # R; None: as many as the labels have
+) -> tuple[Tensor, Tensor]:  # means [B, R, C] (0 for a region without pixels) and pixels [B, R]
     "Mean of each region (SSC Eq. 7); low precision is summed in float32. On CUDA sums vary in their last bits."
     R = _check(torch.Size((len(features), *features.shape[-2:])), labels, regions)
     rows, index = _rows(features), _index(labels, R)
@@ -52,10 +57,10 @@ def pool_regions(
 
 
 def spread_regions(
-    values: Tensor,                  # [B, R, C]
-    labels: Tensor,                  # [B, H, W]
-    outside: Tensor | None = None,   # what the pixels of no region get, [B, C, H, W]; None: 0
-) -> Tensor:                         # [B, C, H, W]
+    values: Tensor,  # [B, R, C]
+    labels: Tensor,  # [B, H, W]
+    outside: Tensor | None = None,  # what the pixels of no region get, [B, C, H, W]; None: 0
+) -> Tensor:  # [B, C, H, W]
     "Every pixel gets its region's values."
     B, R, C = values.shape
     R = _check(torch.Size((B, *labels.shape[1:])), labels, R)
@@ -66,10 +71,10 @@ def spread_regions(
 
 # %% ../../nbs/losses/03_regions.ipynb #ac521ae1
 def region_means(
-    features: Tensor,             # [B, C, H, W]
-    labels: Tensor,               # region of each pixel, negative for none, [B, H, W]
-    regions: int | None = None,   # R; None: as many as the labels have
-) -> Tensor:                      # [B, C, H, W]
+    features: Tensor,  # [B, C, H, W]
+    labels: Tensor,  # region of each pixel, negative for none, [B, H, W]
+    regions: int | None = None,  # R; None: as many as the labels have
+) -> Tensor:  # [B, C, H, W]
     "Each pixel gets the mean of its region (SSC Eq. 7); a pixel of no region keeps its own values."
     means, _ = pool_regions(features, labels, regions)
     return spread_regions(means, labels, features)

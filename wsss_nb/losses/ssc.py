@@ -26,20 +26,21 @@ from ..run.recipe import Count, NonNegative, Optim, Positive, Share, TermConfig
 # %% ../../nbs/losses/08_ssc.ipynb #647a208a
 class SSCConfig(TermConfig, kind="ssc"):
     "Spatial structure constraints (SSC, Sec. III); a weight of 0 leaves its part out."
-    delta: Annotated[float, Field(gt=0, le=1)] = .55   # DRS (Eq. 3); 1: none
-    reconstruct: Literal["none", "l1", "l2", "perceptual"] = "perceptual"   # Table VIII
-    early: bool = False               # from the features of stage 2 instead of the class maps (Table VII)
-    lambda_p: NonNegative = 1.0       # reconstruction, Eq. 10
-    lambda_a: NonNegative = 1.0       # alignment, Eq. 10
-    reliable: bool = True             # keep what is sure in the target (Table VII: RAS)
-    keep: Share = .3                  # sure: normalised CAM above this,
-    erode: Count = 8                  # eroded with a square of so many pixels at half the crop
-    regions: Count = 64               # superpixels of an image at most
-    align_from: Share = .2            # share of the training steps before the alignment starts
-    width: Count = 256                # channels at the decoder's start
+
+    delta: Annotated[float, Field(gt=0, le=1)] = 0.55  # DRS (Eq. 3); 1: none
+    reconstruct: Literal["none", "l1", "l2", "perceptual"] = "perceptual"  # Table VIII
+    early: bool = False  # from the features of stage 2 instead of the class maps (Table VII)
+    lambda_p: NonNegative = 1.0  # reconstruction, Eq. 10
+    lambda_a: NonNegative = 1.0  # alignment, Eq. 10
+    reliable: bool = True  # keep what is sure in the target (Table VII: RAS)
+    keep: Share = 0.3  # sure: normalised CAM above this,
+    erode: Count = 8  # eroded with a square of so many pixels at half the crop
+    regions: Count = 64  # superpixels of an image at most
+    align_from: Share = 0.2  # share of the training steps before the alignment starts
+    width: Count = 256  # channels at the decoder's start
     decoder_lr: Positive = 5e-4
-    loss_network: str = "vgg19"       # or a backbone: tf_efficientnet_lite0
-    loss_weights: str = "auto"        # 'auto', 'random' or a file
+    loss_network: str = "vgg19"  # or a backbone: tf_efficientnet_lite0
+    loss_weights: str = "auto"  # 'auto', 'random' or a file
 
     paper = dict(training=dict(epochs=10, batch_size=6))
 
@@ -47,48 +48,52 @@ class SSCConfig(TermConfig, kind="ssc"):
         return ("superpixels",) if self.lambda_a > 0 else ()
 
     def optim(self) -> Optim:
-        return Optim(name="adam", lr=self.decoder_lr, betas=(.5, .999), weight_decay=0)
+        return Optim(name="adam", lr=self.decoder_lr, betas=(0.5, 0.999), weight_decay=0)
 
     def build(self, channels: int, num_classes: int, seed: int) -> "SSC":
         return SSC(self, seed)
 
 # %% ../../nbs/losses/08_ssc.ipynb #df03bd7c
 def half_size(
-    cam: Tensor,          # raw class maps, [B, C, h, w]
+    cam: Tensor,  # raw class maps, [B, C, h, w]
     superpixels: Tensor,  # -1 outside, [B, H, W]
-) -> tuple[Tensor, Tensor]:   # [B, C, H/2, W/2], [B, H/2, W/2]
+) -> tuple[Tensor, Tensor]:  # [B, C, H/2, W/2], [B, H/2, W/2]
     "Class maps and superpixels at half the image, rounded up."
     labels = superpixels[:, ::2, ::2]
     maps = F.interpolate(cam.float(), labels.shape[-2:], mode="bilinear")
-    return maps.contiguous(memory_format=torch.channels_last), labels   # `pool_regions` reads it so
+    return maps.contiguous(memory_format=torch.channels_last), labels  # `pool_regions` reads it so
 
 
-def normalised(maps: Tensor, valid: Tensor, eps: float = 1e-5) -> Tensor:   # [B, C, H, W], bool [B, H, W]
+def normalised(maps: Tensor, valid: Tensor, eps: float = 1e-5) -> Tensor:  # [B, C, H, W], bool [B, H, W]
     "ReLU, then divided by the maximum on the image (SSC Eq. 1); 0 outside."
     maps = maps.relu() * valid[:, None]
-    peaks = F.max_pool2d(maps, 16, ceil_mode=True).amax((-2, -1), keepdim=True)   # channels last, amax alone takes five times as long
+    peaks = F.max_pool2d(maps, 16, ceil_mode=True).amax(
+        (-2, -1), keepdim=True
+    )  # channels last, amax alone takes five times as long
     return maps / (peaks + eps)
 
 # %% ../../nbs/losses/08_ssc.ipynb #e474af28
-def regional_cam(maps: Tensor, labels: Tensor, regions: int, eps: float = 1e-5) -> Tensor:   # [B, C, H, W] in [0, 1]
+def regional_cam(
+    maps: Tensor, labels: Tensor, regions: int, eps: float = 1e-5
+) -> Tensor:  # [B, C, H, W] in [0, 1]
     "RC-CAM: the mean of each superpixel, ReLU, divided by the maximum (SSC Eq. 7, 1); 0 outside."
     means = pool_regions(maps, labels, regions)[0].relu()
     return spread_regions(means / (means.amax(1, keepdim=True) + eps), labels)
 
 
-def eroded(mask: Tensor, size: int) -> Tensor:   # bool [B, C, H, W] -> [B, C, H, W]
+def eroded(mask: Tensor, size: int) -> Tensor:  # bool [B, C, H, W] -> [B, C, H, W]
     "True where a square of `size` pixels around the position is all True; beyond the border counts as True."
     low, high = size // 2, size - 1 - size // 2
     x = F.pad((~mask).float(), (low, high, low, high))
-    return F.max_pool2d(F.max_pool2d(x, (size, 1), 1), (1, size), 1) < .5
+    return F.max_pool2d(F.max_pool2d(x, (size, 1), 1), (1, size), 1) < 0.5
 
 # %% ../../nbs/losses/08_ssc.ipynb #f6e2877c
 def target_map(
-    maps: Tensor,     # raw class maps at half the image, detached, [B, C, H, W]
-    ncam: Tensor,     # the same normalised
-    labels: Tensor,   # superpixels, [B, H, W]
+    maps: Tensor,  # raw class maps at half the image, detached, [B, C, H, W]
+    ncam: Tensor,  # the same normalised
+    labels: Tensor,  # superpixels, [B, H, W]
     cfg: SSCConfig,
-) -> Tensor:          # in [0, 1]
+) -> Tensor:  # in [0, 1]
     "What the CAM is drawn to: RC-CAM, and the reliable part of the CAM itself (SSC Eq. 9)."
     target = regional_cam(maps, labels, cfg.regions)
     if not cfg.reliable:
@@ -98,15 +103,17 @@ def target_map(
 
 # %% ../../nbs/losses/08_ssc.ipynb #995e555d
 def alignment(
-    cam: Tensor,           # raw class maps with their graph, [B, C, h, w]
-    present: Tensor,       # image-level labels in {0, 1}, [B, C]
-    superpixels: Tensor,   # -1 outside, [B, H, W]
+    cam: Tensor,  # raw class maps with their graph, [B, C, h, w]
+    present: Tensor,  # image-level labels in {0, 1}, [B, C]
+    superpixels: Tensor,  # -1 outside, [B, H, W]
     cfg: SSCConfig,
-    valid: Tensor | None = None,   # False on padding, bool [B, H, W]
+    valid: Tensor | None = None,  # False on padding, bool [B, H, W]
 ) -> Tensor:
     "Mean squared difference of the CAM and its target over an image's present classes (SSC Eq. 8), mean over images."
     classes = seen_classes(present)
-    maps, labels = half_size(cam[:, classes], superpixels if valid is None else superpixels.masked_fill(~valid, -1))
+    maps, labels = half_size(
+        cam[:, classes], superpixels if valid is None else superpixels.masked_fill(~valid, -1)
+    )
     on, ncam = labels >= 0, normalised(maps, labels >= 0)
     with torch.no_grad():
         target = target_map(maps, ncam, labels, cfg)
@@ -119,11 +126,12 @@ def alignment(
 def probe(model: CamModel, side: int = 64) -> CamOutput:
     "What a model makes of a grey image: its channels and grids. Its mode and statistics stay as they are."
     with evaluating(model):
-        return model(torch.full((1, 3, side, side), .5, device=next(model.parameters()).device))
+        return model(torch.full((1, 3, side, side), 0.5, device=next(model.parameters()).device))
 
 # %% ../../nbs/losses/08_ssc.ipynb #b2d269fd
 class SSC(Term):
     "Spatial structure constraints as a term for any CAM model (SSC Sec. III)."
+
     kind = "ssc"
 
     def __init__(self, cfg: SSCConfig, seed: int = 0):
@@ -140,7 +148,9 @@ class SSC(Term):
             return
         output, side = probe(model), 64
         if self.cfg.early:
-            grids = {k: x.shape[-1] for k, x in output.features.items() if k.startswith("stage") and x.ndim == 4}
+            grids = {
+                k: x.shape[-1] for k, x in output.features.items() if k.startswith("stage") and x.ndim == 4
+            }
             if not (eighth := [k for k, n in grids.items() if n <= side // 8 and max(grids.values()) > n]):
                 raise UserError(f"{type(net).__name__} has no stage 2.", "Set terms.ssc.early to false.")
             self.reads = eighth[0]
@@ -159,9 +169,13 @@ class SSC(Term):
     def network(self, device: torch.device) -> torch.nn.Module | None:
         "The loss network on a device; None for L1 and L2."
         cfg = self.cfg
-        return loss_network(cfg.loss_network, cfg.loss_weights, str(device)) if cfg.reconstruct == "perceptual" else None
+        return (
+            loss_network(cfg.loss_network, cfg.loss_weights, str(device))
+            if cfg.reconstruct == "perceptual"
+            else None
+        )
 
-    def picture(self, output: CamOutput, size: tuple[int, int]) -> Tensor:   # [B, 3, H, W] in [-1, 1]
+    def picture(self, output: CamOutput, size: tuple[int, int]) -> Tensor:  # [B, 3, H, W] in [-1, 1]
         "The image as the decoder draws it from the raw class maps (Eq. 4)."
         return self.decoder(self.read(output), size)
 
@@ -170,12 +184,19 @@ class SSC(Term):
         cfg, image, losses = self.cfg, batch["image"], {}
         if self.draws:
             picture, network = self.picture(output, image.shape[-2:]), self.network(image.device)
-            losses["per"] = cfg.lambda_p, reconstruction_loss(picture, image, cfg.reconstruct, network, batch.get("valid"))
+            losses["per"] = (
+                cfg.lambda_p,
+                reconstruction_loss(picture, image, cfg.reconstruct, network, batch.get("valid")),
+            )
         if cfg.lambda_a > 0:
             begun = self.progress >= cfg.align_from
-            with torch.autocast(image.device.type, enabled=False):   # three digits are too few for a small difference
+            with torch.autocast(
+                image.device.type, enabled=False
+            ):  # three digits are too few for a small difference
                 losses["align"] = cfg.lambda_a, self.align(output, batch) if begun else no_loss(output)
-        return sum((w * v for w, v in losses.values()), no_loss(output)), {k: v.detach() for k, (_, v) in losses.items()}
+        return sum((w * v for w, v in losses.values()), no_loss(output)), {
+            k: v.detach() for k, (_, v) in losses.items()
+        }
 
     def align(self, output: CamOutput, batch: dict) -> Tensor:
         "See `alignment`."

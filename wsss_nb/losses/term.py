@@ -16,9 +16,10 @@ from ..run.recipe import Optim
 # %% ../../nbs/losses/00_term.ipynb #143aa927
 class Term(nn.Module):
     "A plug-in loss. Subclasses implement `forward`; `attach`, `before_training` and `before_epoch` are optional hooks."
+
     kind: str = ""
     lr_mult: float = 1.0
-    optim: Optim | None = None   # of its own parameters; None: the recipe's
+    optim: Optim | None = None  # of its own parameters; None: the recipe's
 
     def __init__(self, seed: int = 0):
         super().__init__()
@@ -41,7 +42,7 @@ class Term(nn.Module):
 
     def attach(self, model: CamModel) -> None:
         "Once, when model and terms are built, for training and for inference: keep the model at hand, or change it (and call this)."
-        self._model = (model,)   # in a tuple: the model is not a part of the term
+        self._model = (model,)  # in a tuple: the model is not a part of the term
 
     @property
     def model(self) -> CamModel:

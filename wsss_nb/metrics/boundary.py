@@ -15,7 +15,7 @@ from numpy import ndarray
 from ..core import UserError
 from .confusion import IGNORE, Confusion, as_array, bad_label, check_same_size, nan_mean, ratio
 
-WIDTHS = tuple(range(1, 41))   # pixels
+WIDTHS = tuple(range(1, 41))  # pixels
 
 # %% ../../nbs/metrics/01_boundary.ipynb #38a4d699
 @numba.njit(nogil=True, cache=True)
@@ -30,17 +30,19 @@ def _without_void(truth, pred):
     return t, p, top_t, top_p
 
 
-def checked(truth, pred, num_classes:int, id:str='') -> tuple[ndarray, ndarray]:   # uint8, [H, W] each
+def checked(truth, pred, num_classes: int, id: str = "") -> tuple[ndarray, ndarray]:  # uint8, [H, W] each
     "Both label maps as bytes, 0 where the truth is 255; a wrong size or label is a `UserError`."
-    maps, names = (as_array(truth), as_array(pred)), ('ground truth', 'prediction')
-    check_same_size(*maps, ' and '.join(names), id)
-    if maps[0].dtype != np.uint8: maps = maps[0], np.where(maps[0] == IGNORE, np.zeros((), maps[1].dtype), maps[1])
+    maps, names = (as_array(truth), as_array(pred)), ("ground truth", "prediction")
+    check_same_size(*maps, " and ".join(names), id)
+    if maps[0].dtype != np.uint8:
+        maps = maps[0], np.where(maps[0] == IGNORE, np.zeros((), maps[1].dtype), maps[1])
     for labels, what in zip(maps, names):
         if labels.dtype != np.uint8 and (wrong := (labels < 0) | (labels > IGNORE)).any():
             raise bad_label(int(labels[wrong][0]), num_classes, what, id)
     *flat, top_t, top_p = _without_void(*(np.ascontiguousarray(x, np.uint8).reshape(-1) for x in maps))
     for labels, top, what in zip(flat, (top_t, top_p), names):
-        if top > num_classes: raise bad_label(int(labels[labels > num_classes][0]), num_classes, what, id)
+        if top > num_classes:
+            raise bad_label(int(labels[labels > num_classes][0]), num_classes, what, id)
     return flat[0].reshape(maps[0].shape), flat[1].reshape(maps[0].shape)
 
 # %% ../../nbs/metrics/01_boundary.ipynb #aee44637
@@ -63,22 +65,26 @@ def _envelope(row, a, b, at, height, start, far):
     "Turns column distances of the run row[a..b] into squared distances; at, height, start [W + 2] are working space."
     last = -1
     for x in range(max(a - 1, 0), min(b + 2, row.size)):
-        h = row[x] * row[x] if a <= x <= b else 0        # beside the run lies another label
-        if h >= far * far: continue
+        h = row[x] * row[x] if a <= x <= b else 0  # beside the run lies another label
+        if h >= far * far:
+            continue
         begin = a
-        while last >= 0:                                 # from where on this parabola is the lower one
+        while last >= 0:  # from where on this parabola is the lower one
             u = at[last]
             begin = (x * x - u * u + h - height[last]) // (2 * (x - u)) + 1
-            if begin > start[last]: break
+            if begin > start[last]:
+                break
             last -= 1
             begin = a
-        if begin > b: continue
+        if begin > b:
+            continue
         last += 1
         at[last], height[last], start[last] = x, h, begin
     k = 0
     for x in range(a, b + 1):
-        while k < last and start[k + 1] <= x: k += 1
-        row[x] = min((x - at[k])**2 + height[k], far * far) if last >= 0 else far * far
+        while k < last and start[k + 1] <= x:
+            k += 1
+        row[x] = min((x - at[k]) ** 2 + height[k], far * far) if last >= 0 else far * far
 
 # %% ../../nbs/metrics/01_boundary.ipynb #78dee262
 @numba.njit(nogil=True, cache=True)
@@ -93,57 +99,67 @@ def _trimap_kernel(counts, truth, pred, bin_of, far):
             if x == W or truth[y, x] != truth[y, a]:
                 if truth[y, a] != IGNORE:
                     _envelope(near[y], a, x - 1, at, height, start, far)
-                    for j in range(a, x): counts[bin_of[near[y, j]], truth[y, j], pred[y, j]] += 1
+                    for j in range(a, x):
+                        counts[bin_of[near[y, j]], truth[y, j], pred[y, j]] += 1
                 a = x
 
 # %% ../../nbs/metrics/01_boundary.ipynb #516bba95
-def whole_pixels(widths:Sequence[float]) -> list[int]:
+def whole_pixels(widths: Sequence[float]) -> list[int]:
     "Widths in whole pixels, from small to large, each once."
     if not len(widths) or any(w < 1 or int(w) != w for w in widths):
-        raise UserError(f'Widths {list(widths)} are not whole numbers of pixels.', 'Give at least one, each 1 or more.')
+        raise UserError(
+            f"Widths {list(widths)} are not whole numbers of pixels.", "Give at least one, each 1 or more."
+        )
     return sorted({int(w) for w in widths})
 
 # %% ../../nbs/metrics/01_boundary.ipynb #4a36c513
 class Trimap:
     "Confusion matrices of the pixels within w px of a boundary of the truth, for all widths w at once (DeepLab's trimap)."
-    def __init__(self, num_classes:int, widths:Sequence[int]=WIDTHS):   # C, without background; pixels
+
+    def __init__(self, num_classes: int, widths: Sequence[int] = WIDTHS):  # C, without background; pixels
         self.num_classes, self.widths = num_classes, whole_pixels(widths)
         n = num_classes + 1
-        self.counts = np.zeros((len(self.widths) + 1, n, n), np.int64)  # first width that reaches a pixel; the last: none does
+        self.counts = np.zeros(
+            (len(self.widths) + 1, n, n), np.int64
+        )  # first width that reaches a pixel; the last: none does
         self._far = self.widths[-1] + 1
         self._bin_of = np.searchsorted(np.square(self.widths), np.arange(self._far**2 + 1)).astype(np.int32)
 
-    def update(self, truth, pred, id:str='') -> 'Trimap':
+    def update(self, truth, pred, id: str = "") -> "Trimap":
         "Count one image's labels, [H, W] each; its id is for error messages."
         judged, pred = checked(truth, pred, self.num_classes, id)
-        truth = np.where(as_array(truth) == IGNORE, np.uint8(IGNORE), judged)   # here 255 is a label too
+        truth = np.where(as_array(truth) == IGNORE, np.uint8(IGNORE), judged)  # here 255 is a label too
         _trimap_kernel(self.counts, truth, pred, self._bin_of, self._far)
         return self
 
-    def __add__(self, other:'Trimap') -> 'Trimap':
-        if other == 0: return self
+    def __add__(self, other: "Trimap") -> "Trimap":
+        if other == 0:
+            return self
         if (self.num_classes, self.widths) != (other.num_classes, other.widths):
-            raise UserError('Trimaps of different classes or widths cannot be added.')
+            raise UserError("Trimaps of different classes or widths cannot be added.")
         total = Trimap(self.num_classes, self.widths)
         total.counts = self.counts + other.counts
         return total
 
     __radd__ = __add__
 
-    def at(self, width:int) -> Confusion:
+    def at(self, width: int) -> Confusion:
         "The confusion matrix of the pixels within one of the widths."
-        if width not in self.widths: raise UserError(f'Width {width} is not in the trimap.', f'It has {self.widths}.')
-        return Confusion(self.num_classes, self.counts[:self.widths.index(width) + 1].sum(0))
+        if width not in self.widths:
+            raise UserError(f"Width {width} is not in the trimap.", f"It has {self.widths}.")
+        return Confusion(self.num_classes, self.counts[: self.widths.index(width) + 1].sum(0))
 
     def whole(self) -> Confusion:
         "The confusion matrix of all judged pixels."
         return Confusion(self.num_classes, self.counts.sum(0))
 
-    def iou(self) -> ndarray:     # [widths, C+1], background first; NaN for a class in neither truth nor prediction
+    def iou(
+        self,
+    ) -> ndarray:  # [widths, C+1], background first; NaN for a class in neither truth nor prediction
         "Intersection over union within each width."
         return np.stack([self.at(w).iou() for w in self.widths])
 
-    def miou(self) -> ndarray:    # [widths]
+    def miou(self) -> ndarray:  # [widths]
         "Trimap mIoU: mean of the defined IoUs within each width, background included."
         return np.array([nan_mean(x) for x in self.iou()])
 
@@ -152,14 +168,21 @@ class Trimap:
 def _edge_pixels(labels):
     "Rows and columns of the pixels whose block of 2 × 2 labels (fewer at the last row and column) is not of one label."
     H, W = labels.shape
-    ys, xs, n, differ = np.empty(H * W, np.int32), np.empty(H * W, np.int32), 0, np.zeros((W + 7) // 8 * 8, np.uint8)
-    words = differ.view(np.uint64)                       # eight pixels at a glance: most have no edge
+    ys, xs, n, differ = (
+        np.empty(H * W, np.int32),
+        np.empty(H * W, np.int32),
+        0,
+        np.zeros((W + 7) // 8 * 8, np.uint8),
+    )
+    words = differ.view(np.uint64)  # eight pixels at a glance: most have no edge
     for y in range(H):
         row, below = labels[y], labels[min(y + 1, H - 1)]
-        for x in range(W - 1): differ[x] = (row[x] ^ row[x + 1]) | (row[x] ^ below[x]) | (row[x] ^ below[x + 1])
+        for x in range(W - 1):
+            differ[x] = (row[x] ^ row[x + 1]) | (row[x] ^ below[x]) | (row[x] ^ below[x + 1])
         differ[W - 1] = row[W - 1] ^ below[W - 1]
         for k in range(words.size):
-            if words[k] == 0: continue
+            if words[k] == 0:
+                continue
             for x in range(8 * k, 8 * k + 8):
                 if differ[x] != 0:
                     ys[n], xs[n] = y, x
@@ -177,7 +200,12 @@ def _class_edges(labels, ys, xs, label, columns, starts):
             starts[row] = n
             row += 1
         below, right = min(y + 1, H - 1), min(x + 1, W - 1)
-        if labels[y, x] == label or labels[y, right] == label or labels[below, x] == label or labels[below, right] == label:
+        if (
+            labels[y, x] == label
+            or labels[y, right] == label
+            or labels[below, x] == label
+            or labels[below, right] == label
+        ):
             columns[n] = x
             n += 1
     starts[row:] = n
@@ -188,15 +216,20 @@ def _nearest(columns, starts, y, x, far):
     "Squared distance of (y, x) to the nearest listed pixel, at most far²."
     best = far * far
     for dy in range(far):
-        if dy * dy >= best: break
+        if dy * dy >= best:
+            break
         for row in (y - dy, y + dy):
-            if row < 0 or row >= starts.size - 1: continue
+            if row < 0 or row >= starts.size - 1:
+                continue
             low, high = starts[row], starts[row + 1]
-            while high - low > 8:                        # the nearest one stays between; a few are quicker to look through
+            while high - low > 8:  # the nearest one stays between; a few are quicker to look through
                 middle = (low + high) // 2
-                if columns[middle] < x: low = middle
-                else: high = middle + 1
-            for k in range(low, high): best = min(best, (columns[k] - x)**2 + dy * dy)
+                if columns[middle] < x:
+                    low = middle
+                else:
+                    high = middle + 1
+            for k in range(low, high):
+                best = min(best, (columns[k] - x) ** 2 + dy * dy)
     return best
 
 # %% ../../nbs/metrics/01_boundary.ipynb #833db186
@@ -207,7 +240,9 @@ def _mark_labels(labels, ys, xs, seen):
     seen[labels[0, 0]] = True
     for y, x in zip(ys, xs):
         below, right = min(y + 1, H - 1), min(x + 1, W - 1)
-        seen[labels[y, x]] = seen[labels[y, right]] = seen[labels[below, x]] = seen[labels[below, right]] = True
+        seen[labels[y, x]] = seen[labels[y, right]] = seen[labels[below, x]] = seen[labels[below, right]] = (
+            True
+        )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -229,7 +264,8 @@ def _boundary_kernel(truth, pred, labels, far):
     columns_a, columns_b = np.empty(xa.size, np.int32), np.empty(xb.size, np.int32)
     starts_a, starts_b = np.empty(rows, np.int32), np.empty(rows, np.int32)
     for label in range(1, labels):
-        if not seen[label]: continue
+        if not seen[label]:
+            continue
         _class_edges(pred, ya, xa, label, columns_a, starts_a)
         _class_edges(truth, yb, xb, label, columns_b, starts_b)
         _count_near(columns_a, starts_a, columns_b, starts_b, counts[label, 0])
@@ -239,50 +275,59 @@ def _boundary_kernel(truth, pred, labels, far):
 # %% ../../nbs/metrics/01_boundary.ipynb #7b2d8604
 class BoundaryF:
     "DAVIS's boundary precision, recall and F of each class, means over images, for several tolerances at once."
-    def __init__(self, num_classes:int, widths:Sequence[float]=(.008,)):   # C; pixels, or (below 1) shares of the diagonal
-        if not len(widths) or any(w <= 0 or (w >= 1 and int(w) != w) for w in widths):
-            raise UserError(f'Tolerances {list(widths)} are not whole numbers of pixels, or shares of the diagonal below 1.',
-                            'Give at least one.')
-        self.num_classes, self.widths = num_classes, list(dict.fromkeys(widths))
-        self.sums = np.zeros((3, num_classes, len(self.widths)))   # of precision, recall and F over images
-        self.images = np.zeros(num_classes, np.int64)              # that show the class in truth or prediction
 
-    def update(self, truth, pred, id:str='') -> 'BoundaryF':
+    def __init__(
+        self, num_classes: int, widths: Sequence[float] = (0.008,)
+    ):  # C; pixels, or (below 1) shares of the diagonal
+        if not len(widths) or any(w <= 0 or (w >= 1 and int(w) != w) for w in widths):
+            raise UserError(
+                f"Tolerances {list(widths)} are not whole numbers of pixels, or shares of the diagonal below 1.",
+                "Give at least one.",
+            )
+        self.num_classes, self.widths = num_classes, list(dict.fromkeys(widths))
+        self.sums = np.zeros((3, num_classes, len(self.widths)))  # of precision, recall and F over images
+        self.images = np.zeros(num_classes, np.int64)  # that show the class in truth or prediction
+
+    def update(self, truth, pred, id: str = "") -> "BoundaryF":
         "Count one image's labels, [H, W] each; its id is for error messages."
         truth, pred = checked(truth, pred, self.num_classes, id)
         reach = [int(w) if w >= 1 else int(np.ceil(w * np.hypot(*truth.shape))) for w in self.widths]
         seen, counts = _boundary_kernel(truth, pred, self.num_classes + 1, max(reach) + 1)
         there = np.flatnonzero(seen[1:])
-        near, every = counts[there + 1].cumsum(2)[..., reach], counts[there + 1].sum(2)[..., None]   # [P, 2, widths], [P, 2, 1]
-        precision, recall = np.where(every > 0, near / np.maximum(every, 1), 1.).swapaxes(0, 1)
+        near, every = (
+            counts[there + 1].cumsum(2)[..., reach],
+            counts[there + 1].sum(2)[..., None],
+        )  # [P, 2, widths], [P, 2, 1]
+        precision, recall = np.where(every > 0, near / np.maximum(every, 1), 1.0).swapaxes(0, 1)
         both = precision + recall
-        f = 2 * precision * recall / np.where(both > 0, both, 1.)
+        f = 2 * precision * recall / np.where(both > 0, both, 1.0)
         self.sums[:, there] += np.stack([precision, recall, f])
         self.images[there] += 1
         return self
 
-    def __add__(self, other:'BoundaryF') -> 'BoundaryF':
-        if other == 0: return self
+    def __add__(self, other: "BoundaryF") -> "BoundaryF":
+        if other == 0:
+            return self
         if (self.num_classes, self.widths) != (other.num_classes, other.widths):
-            raise UserError('Boundary F-measures of different classes or widths cannot be added.')
+            raise UserError("Boundary F-measures of different classes or widths cannot be added.")
         total = BoundaryF(self.num_classes, self.widths)
         total.sums, total.images = self.sums + other.sums, self.images + other.images
         return total
 
     __radd__ = __add__
 
-    def precision(self) -> ndarray:   # [C, widths]; NaN for a class that no image shows
+    def precision(self) -> ndarray:  # [C, widths]; NaN for a class that no image shows
         "Share of the prediction's boundary near the truth's."
         return ratio(self.sums[0], self.images[:, None])
 
-    def recall(self) -> ndarray:      # [C, widths]
+    def recall(self) -> ndarray:  # [C, widths]
         "Share of the truth's boundary near the prediction's."
         return ratio(self.sums[1], self.images[:, None])
 
-    def f(self) -> ndarray:           # [C, widths]
+    def f(self) -> ndarray:  # [C, widths]
         "Boundary F-measure per class."
         return ratio(self.sums[2], self.images[:, None])
 
-    def mean_f(self) -> ndarray:      # [widths]
+    def mean_f(self) -> ndarray:  # [widths]
         "Mean of the defined F-measures of the classes."
         return np.array([nan_mean(x) for x in self.f().T])

@@ -21,77 +21,88 @@ IGNORE = 255
 # %% ../../nbs/metrics/00_confusion.ipynb #7e5482d8
 def as_array(x) -> ndarray:
     "A NumPy view of an array, tensor (of any device) or tv_tensor where possible, a copy where not."
-    return x.detach().cpu().numpy() if hasattr(x, 'detach') else np.asarray(x)
+    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
 
 # %% ../../nbs/metrics/00_confusion.ipynb #97ac00ba
-def check_same_size(a:ndarray, b:ndarray, what:str, id:str=''):
+def check_same_size(a: ndarray, b: ndarray, what: str, id: str = ""):
     "UserError unless a [H, W] and b [..., H, W] cover the same pixels; `what` they are and the image's id go into it."
     if a.ndim != 2 or a.shape != b.shape[-2:]:
-        sizes = ' and '.join('×'.join(map(str, x.shape)) for x in (a, b))
-        raise UserError(f"{id or 'image'}: {what} differ in size ({sizes}, rows × columns).",
-                        'Resize the prediction to the ground truth (nearest for masks, bilinear for CAMs).')
+        sizes = " and ".join("×".join(map(str, x.shape)) for x in (a, b))
+        raise UserError(
+            f"{id or 'image'}: {what} differ in size ({sizes}, rows × columns).",
+            "Resize the prediction to the ground truth (nearest for masks, bilinear for CAMs).",
+        )
 
 # %% ../../nbs/metrics/00_confusion.ipynb #12cdb2c0
-def bad_label(value:int, num_classes:int, what:str, id:str='') -> UserError:
+def bad_label(value: int, num_classes: int, what: str, id: str = "") -> UserError:
     "The error for a label outside 0…C."
-    return UserError(f"{id or 'image'}: {what} has label {value}, outside 0…{num_classes} ({IGNORE} = ignore).",
-                     'Check that the masks and the class list belong together.')
+    return UserError(
+        f"{id or 'image'}: {what} has label {value}, outside 0…{num_classes} ({IGNORE} = ignore).",
+        "Check that the masks and the class list belong together.",
+    )
 
 # %% ../../nbs/metrics/00_confusion.ipynb #12e2d148
-def ratio(part:ndarray, whole:ndarray) -> ndarray:
+def ratio(part: ndarray, whole: ndarray) -> ndarray:
     "part / whole, NaN (undefined) where whole is 0."
     part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 # %% ../../nbs/metrics/00_confusion.ipynb #ef885fd3
-def nan_mean(x:ndarray) -> float:
+def nan_mean(x: ndarray) -> float:
     "Mean of the defined values; NaN if there is none."
     x = np.asarray(x, float)
     x = x[~np.isnan(x)]
-    return float(x.mean()) if x.size else float('nan')
+    return float(x.mean()) if x.size else float("nan")
 
 # %% ../../nbs/metrics/00_confusion.ipynb #e9c8a1da
 class Confusion:
     "Pixel counts of ground truth (rows) against prediction (columns), [C+1, C+1] int64; 255 in the truth is ignored."
-    def __init__(self, num_classes:int, matrix:ndarray|None=None):   # C, without background; counts to start from
+
+    def __init__(
+        self, num_classes: int, matrix: ndarray | None = None
+    ):  # C, without background; counts to start from
         self.num_classes = num_classes
         shape = (num_classes + 1, num_classes + 1)
-        self.matrix = np.zeros(shape, np.int64) if matrix is None else np.array(matrix, np.int64).reshape(shape)
+        self.matrix = (
+            np.zeros(shape, np.int64) if matrix is None else np.array(matrix, np.int64).reshape(shape)
+        )
 
-    def update(self, truth, pred, id:str='') -> 'Confusion':
+    def update(self, truth, pred, id: str = "") -> "Confusion":
         "Count one image's labels, [H, W] each; its id is for error messages."
         truth, pred, n = as_array(truth), as_array(pred), self.num_classes + 1
-        check_same_size(truth, pred, 'ground truth and prediction', id)
+        check_same_size(truth, pred, "ground truth and prediction", id)
         keep = truth != IGNORE
         truth, pred = truth[keep].astype(np.int64), pred[keep].astype(np.int64)
-        for labels, what in ((truth, 'ground truth'), (pred, 'prediction')):
+        for labels, what in ((truth, "ground truth"), (pred, "prediction")):
             if labels.size and (labels.min() < 0 or labels.max() >= n):
                 raise bad_label(int(labels[(labels < 0) | (labels >= n)][0]), n - 1, what, id)
         self.matrix += np.bincount(truth * n + pred, minlength=n * n).reshape(n, n)
         return self
 
-    def __add__(self, other:'Confusion') -> 'Confusion':
-        if other == 0: return self
+    def __add__(self, other: "Confusion") -> "Confusion":
+        if other == 0:
+            return self
         return Confusion(self.num_classes, self.matrix + other.matrix)
 
     __radd__ = __add__
 
     @property
-    def hits(self) -> ndarray: return self.matrix.diagonal()
+    def hits(self) -> ndarray:
+        return self.matrix.diagonal()
 
-    def iou(self) -> ndarray:                      # [C+1], background first
+    def iou(self) -> ndarray:  # [C+1], background first
         "Intersection over union per class; NaN for a class in neither truth nor prediction."
         return ratio(self.hits, self.matrix.sum(0) + self.matrix.sum(1) - self.hits)
 
-    def precision(self) -> ndarray:                # [C+1]
+    def precision(self) -> ndarray:  # [C+1]
         "TP / (TP + FP) per class; NaN for a class never predicted."
         return ratio(self.hits, self.matrix.sum(0))
 
-    def recall(self) -> ndarray:                   # [C+1]
+    def recall(self) -> ndarray:  # [C+1]
         "TP / (TP + FN) per class; NaN for a class without pixels."
         return ratio(self.hits, self.matrix.sum(1))
 
-    def fdr(self) -> ndarray:                      # [C+1]
+    def fdr(self) -> ndarray:  # [C+1]
         "False discovery rate FP / (TP + FP) per class (FPR Sec. 4); NaN for a class never predicted."
         return 1 - self.precision()
 
@@ -105,35 +116,47 @@ class Confusion:
 
     def summary(self) -> dict[str, float]:
         "mIoU (with background), pixel accuracy, and foreground means of precision, recall and FDR, all in [0, 1]."
-        means = {k: nan_mean(getattr(self, k)()[1:]) for k in ('precision', 'recall', 'fdr')}
-        return {'miou': self.miou(), 'pixel_accuracy': self.pixel_accuracy(), **means}
+        means = {k: nan_mean(getattr(self, k)()[1:]) for k in ("precision", "recall", "fdr")}
+        return {"miou": self.miou(), "pixel_accuracy": self.pixel_accuracy(), **means}
 
-    def table(self, classes:Sequence[str]) -> pd.DataFrame:
+    def table(self, classes: Sequence[str]) -> pd.DataFrame:
         "Every per-class number, in [0, 1]: one row per class, background first; `pixels` are those of the truth."
         if len(classes) != self.num_classes:
-            raise UserError(f'{len(classes)} class names for a confusion matrix of {self.num_classes} classes.')
-        return pd.DataFrame({'iou': self.iou(), 'precision': self.precision(), 'recall': self.recall(),
-                             'fdr': self.fdr(), 'pixels': self.matrix.sum(1)},
-                            index=pd.Index(['background', *classes], name='class'))
+            raise UserError(
+                f"{len(classes)} class names for a confusion matrix of {self.num_classes} classes."
+            )
+        return pd.DataFrame(
+            {
+                "iou": self.iou(),
+                "precision": self.precision(),
+                "recall": self.recall(),
+                "fdr": self.fdr(),
+                "pixels": self.matrix.sum(1),
+            },
+            index=pd.Index(["background", *classes], name="class"),
+        )
 
 # %% ../../nbs/metrics/00_confusion.ipynb #c48337e5
 def predict_mask(
-    classes:Sequence[int],   # present classes, 0-based, [P]
-    cam,                     # their normalised CAMs in [0, 1], [P, H, W]
-    threshold:float,         # foreground iff score > float32(threshold)
-) -> ndarray:                # labels, uint8, [H, W]: 0 background, class + 1
+    classes: Sequence[int],  # present classes, 0-based, [P]
+    cam,  # their normalised CAMs in [0, 1], [P, H, W]
+    threshold: float,  # foreground iff score > float32(threshold)
+) -> ndarray:  # labels, uint8, [H, W]: 0 background, class + 1
     "Seed mask: argmax over present classes where it exceeds the background threshold (CAM; IRN Sec. 3)."
     cam = np.asarray(as_array(cam), np.float32)
-    if not len(classes): return np.zeros(cam.shape[-2:], np.uint8)
+    if not len(classes):
+        return np.zeros(cam.shape[-2:], np.uint8)
     labels = (np.asarray(classes) + 1).astype(np.uint8)
     best, win = cam[0], np.full(cam.shape[1:], labels[0])
-    for label, score in zip(labels[1:], cam[1:], strict=True):   # map by map: several times as fast as one argmax over the first axis
+    for label, score in zip(
+        labels[1:], cam[1:], strict=True
+    ):  # map by map: several times as fast as one argmax over the first axis
         np.copyto(win, label, where=score > best)
         best = np.maximum(best, score)
     return np.where(best > np.float32(threshold), win, np.uint8(0))
 
 # %% ../../nbs/metrics/00_confusion.ipynb #b62756ab
-def default_thresholds() -> ndarray:   # [80]
+def default_thresholds() -> ndarray:  # [80]
     "0.01, 0.02, …, 0.80."
     return np.round(np.arange(1, 81) / 100, 2)
 
@@ -164,94 +187,119 @@ def _sweep_kernel(counts, truth, cam, thresholds, start, block=1024):
     cells, last = np.float32(start.size), np.float32(start.size - 1)
     for first in range(0, truth.size, block):
         count = min(block, truth.size - first)
-        if _winners(cam, first, count, best, win): return first, True
+        if _winners(cam, first, count, best, win):
+            return first, True
         for j in range(count):
             t, score = np.int64(truth[first + j]), best[j]
-            if t == IGNORE: continue
-            if t < 0 or t >= labels: return first + j, False
+            if t == IGNORE:
+                continue
+            if t < 0 or t >= labels:
+                return first + j, False
             k = np.int64(start[np.int64(min(score * cells, last))]) if score > 0 else np.int64(0)
-            while score > thresholds[k]: k += 1          # `start` is a lower bound: exact from there
+            while score > thresholds[k]:
+                k += 1  # `start` is a lower bound: exact from there
             counts[(t * present + win[j]) * bins + k] += 1
     return -1, False
 
 # %% ../../nbs/metrics/00_confusion.ipynb #8e94b0ca
 class Sweep:
     "Confusion matrices of all thresholds in one pass per image; the same numbers as a loop over `predict_mask`."
-    def __init__(self, num_classes:int, thresholds:Sequence[float]|None=None):   # default `default_thresholds()`
-        self.num_classes = num_classes   # C, without background
-        self.thresholds = np.unique(np.asarray(default_thresholds() if thresholds is None else thresholds, float))
-        if not self.thresholds.size: raise UserError('A sweep needs at least one threshold.')
+
+    def __init__(
+        self, num_classes: int, thresholds: Sequence[float] | None = None
+    ):  # default `default_thresholds()`
+        self.num_classes = num_classes  # C, without background
+        self.thresholds = np.unique(
+            np.asarray(default_thresholds() if thresholds is None else thresholds, float)
+        )
+        if not self.thresholds.size:
+            raise UserError("A sweep needs at least one threshold.")
         self._float32 = np.append(self.thresholds, np.inf).astype(np.float32)
         # thresholds below each of 4,096 cells of [0, 1): where the search for a score in that cell starts
-        self._start = np.searchsorted(self._float32, np.arange(4096, dtype=np.float32) / 4096).astype(np.int32)
+        self._start = np.searchsorted(self._float32, np.arange(4096, dtype=np.float32) / 4096).astype(
+            np.int32
+        )
         self.counts = np.zeros((num_classes + 1, num_classes, self.thresholds.size + 1), np.int64)
 
     def update(
         self,
-        truth,                   # labels, [H, W]
-        classes:Sequence[int],   # present classes, 0-based, [P]
-        cam,                     # their normalised CAMs, [P, H, W]
-        id:str='',               # image, for error messages
-    ) -> 'Sweep':
+        truth,  # labels, [H, W]
+        classes: Sequence[int],  # present classes, 0-based, [P]
+        cam,  # their normalised CAMs, [P, H, W]
+        id: str = "",  # image, for error messages
+    ) -> "Sweep":
         "Count one image at every threshold."
         truth, cam = as_array(truth), np.ascontiguousarray(as_array(cam), np.float32)
-        check_same_size(truth, cam, 'ground truth and CAM', id)
+        check_same_size(truth, cam, "ground truth and CAM", id)
         classes = np.asarray(classes, np.int64).reshape(-1)
-        if not classes.size: classes, cam = np.zeros(1, np.int64), np.full((1, *truth.shape), -np.inf, np.float32)
+        if not classes.size:
+            classes, cam = np.zeros(1, np.int64), np.full((1, *truth.shape), -np.inf, np.float32)
         if len(classes) != len(cam) or classes.min() < 0 or classes.max() >= self.num_classes:
-            raise UserError(f"{id or 'image'}: {len(cam)} CAMs for the classes {classes.tolist()} "
-                            f'of {self.num_classes} (0-based).')
-        if truth.dtype != np.uint8: truth = truth.astype(np.int64)
+            raise UserError(
+                f"{id or 'image'}: {len(cam)} CAMs for the classes {classes.tolist()} "
+                f"of {self.num_classes} (0-based)."
+            )
+        if truth.dtype != np.uint8:
+            truth = truth.astype(np.int64)
         flat = np.ascontiguousarray(truth).reshape(-1)
         new = np.zeros((self.num_classes + 1, len(classes), self.thresholds.size + 1), np.int64)
         at, nan = _sweep_kernel(new, flat, cam.reshape(len(cam), -1), self._float32, self._start)
-        if nan: raise UserError(f"{id or 'image'}: the CAM has NaN scores.", 'Check the run for divergence.')
-        if at >= 0: raise bad_label(int(flat[at]), self.num_classes, 'ground truth', id)
-        for i, c in enumerate(classes): self.counts[:, c] += new[:, i]   # only a sound image gets here
+        if nan:
+            raise UserError(f"{id or 'image'}: the CAM has NaN scores.", "Check the run for divergence.")
+        if at >= 0:
+            raise bad_label(int(flat[at]), self.num_classes, "ground truth", id)
+        for i, c in enumerate(classes):
+            self.counts[:, c] += new[:, i]  # only a sound image gets here
         return self
 
-    def __add__(self, other:'Sweep') -> 'Sweep':
-        if other == 0: return self
+    def __add__(self, other: "Sweep") -> "Sweep":
+        if other == 0:
+            return self
         if not np.array_equal(self.thresholds, other.thresholds):
-            raise UserError('Two sweeps over different thresholds cannot be added.')
+            raise UserError("Two sweeps over different thresholds cannot be added.")
         total = Sweep(self.num_classes, self.thresholds)
         total.counts = self.counts + other.counts
         return total
 
     __radd__ = __add__
 
-    def confusion(self, t_index:int) -> Confusion:
+    def confusion(self, t_index: int) -> Confusion:
         "The confusion matrix at the threshold of this index."
         t_index = range(self.thresholds.size)[t_index]
-        foreground = self.counts[:, :, t_index + 1:].sum(2)
-        background = self.counts[:, :, :t_index + 1].sum((1, 2))
+        foreground = self.counts[:, :, t_index + 1 :].sum(2)
+        background = self.counts[:, :, : t_index + 1].sum((1, 2))
         return Confusion(self.num_classes, np.column_stack([background, foreground]))
 
-    def at(self, threshold:float) -> Confusion:
+    def at(self, threshold: float) -> Confusion:
         "The confusion matrix at a threshold of the sweep."
         near = int(np.abs(self.thresholds - threshold).argmin())
         if abs(self.thresholds[near] - threshold) > 1e-6:
-            raise UserError(f'Threshold {threshold:g} is not in the sweep; the nearest is {self.thresholds[near]:g}.')
+            raise UserError(
+                f"Threshold {threshold:g} is not in the sweep; the nearest is {self.thresholds[near]:g}."
+            )
         return self.confusion(near)
 
-    def miou(self) -> ndarray:               # [T]
+    def miou(self) -> ndarray:  # [T]
         "mIoU at every threshold."
         return np.array([self.confusion(i).miou() for i in range(self.thresholds.size)])
 
-    def best(self) -> tuple[float, float]:   # threshold, mIoU there
+    def best(self) -> tuple[float, float]:  # threshold, mIoU there
         "The lowest threshold of highest mIoU. Report where it was chosen: `val` or `train-gt`."
         miou = self.miou()
-        if np.isnan(miou).all(): raise UserError('The sweep has seen no labelled pixel.', 'Update it with images.')
+        if np.isnan(miou).all():
+            raise UserError("The sweep has seen no labelled pixel.", "Update it with images.")
         return float(self.thresholds[np.nanargmax(miou)]), float(np.nanmax(miou))
 
 # %% ../../nbs/metrics/00_confusion.ipynb #b9c6fce7
 def mean_std(
-    values:Sequence[float],              # one per seed; NaN (undefined) is left out
-    scale:float=100, digits:int=1,       # 100 shows shares as percent
+    values: Sequence[float],  # one per seed; NaN (undefined) is left out
+    scale: float = 100,
+    digits: int = 1,  # 100 shows shares as percent
 ) -> str:
     "Mean ± sample standard deviation over seeds: '48.3 ± 0.6', '48.3' for one value, '–' for none."
     x = np.asarray(values, float).reshape(-1) * scale
     x = x[~np.isnan(x)]
-    if not x.size: return '–'
-    mean = f'{x.mean():.{digits}f}'
-    return mean if x.size == 1 else f'{mean} ± {x.std(ddof=1):.{digits}f}'
+    if not x.size:
+        return "–"
+    mean = f"{x.mean():.{digits}f}"
+    return mean if x.size == 1 else f"{mean} ± {x.std(ddof=1):.{digits}f}"

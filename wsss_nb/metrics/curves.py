@@ -19,57 +19,71 @@ from ..data.base import WsssData
 from .confusion import Confusion, Sweep, as_array, predict_mask, ratio
 
 # %% ../../nbs/metrics/03_curves.ipynb #5151ca2f
-def curves(sweep:Sweep) -> pd.DataFrame:   # index: threshold; shares in [0, 1]
+def curves(sweep: Sweep) -> pd.DataFrame:  # index: threshold; shares in [0, 1]
     "mIoU, pixel accuracy, and foreground means of precision, recall and FDR at every threshold of a sweep."
     rows = [sweep.confusion(i).summary() for i in range(sweep.thresholds.size)]
-    return pd.DataFrame(rows, index=pd.Index(sweep.thresholds, name='threshold'))
+    return pd.DataFrame(rows, index=pd.Index(sweep.thresholds, name="threshold"))
 
 
-def class_curves(sweep:Sweep, metric:str, classes:Sequence[str]) -> pd.DataFrame:   # index: threshold; a column per class
+def class_curves(
+    sweep: Sweep, metric: str, classes: Sequence[str]
+) -> pd.DataFrame:  # index: threshold; a column per class
     "One per-class metric (iou, precision, recall or fdr) at every threshold, background first."
-    known = ('iou', 'precision', 'recall', 'fdr')
-    if metric not in known: raise UserError(f'No metric {metric!r}.', f'There are: {", ".join(known)}.')
+    known = ("iou", "precision", "recall", "fdr")
+    if metric not in known:
+        raise UserError(f"No metric {metric!r}.", f"There are: {', '.join(known)}.")
     rows = [getattr(sweep.confusion(i), metric)() for i in range(sweep.thresholds.size)]
-    return pd.DataFrame(rows, pd.Index(sweep.thresholds, name='threshold'), ['background', *classes])
+    return pd.DataFrame(rows, pd.Index(sweep.thresholds, name="threshold"), ["background", *classes])
 
 # %% ../../nbs/metrics/03_curves.ipynb #59e15297
 class FalsePositives:
     "FPR's three numbers on false positives, mergeable."
-    def __init__(self, num_classes:int):
+
+    def __init__(self, num_classes: int):
         self.num_classes = num_classes
-        self.images, self.with_absent = 0, 0   # images; those in which some class is absent
-        self.cross_entropy = 0.                # sum over images of the mean over classes
-        self.absent = 0.                       # sum over images of the mean probability of absent classes
+        self.images, self.with_absent = 0, 0  # images; those in which some class is absent
+        self.cross_entropy = 0.0  # sum over images of the mean over classes
+        self.absent = 0.0  # sum over images of the mean probability of absent classes
         self.confusion = Confusion(num_classes)
 
     def update(
         self,
-        classes:Sequence[int],   # present classes, 0-based, [P]
-        logits,                  # of every class, [C]
-        truth=None,              # labels of the image and of its seed, [H, W]: for the false discovery rate
+        classes: Sequence[int],  # present classes, 0-based, [P]
+        logits,  # of every class, [C]
+        truth=None,  # labels of the image and of its seed, [H, W]: for the false discovery rate
         pred=None,
-        id:str='',               # image, for error messages
-    ) -> 'FalsePositives':
+        id: str = "",  # image, for error messages
+    ) -> "FalsePositives":
         "Count one image."
         z = np.asarray(as_array(logits), float).reshape(-1)
         if z.size != self.num_classes or not np.isfinite(z).all():
-            what = f'{z.size} logits for {self.num_classes} classes' if z.size != self.num_classes else 'the logits are not finite'
-            raise UserError(f"{id or 'image'}: {what}.", 'Check that run and data belong together, and the run for divergence.')
-        if truth is not None: self.confusion.update(truth, pred, id)
+            what = (
+                f"{z.size} logits for {self.num_classes} classes"
+                if z.size != self.num_classes
+                else "the logits are not finite"
+            )
+            raise UserError(
+                f"{id or 'image'}: {what}.",
+                "Check that run and data belong together, and the run for divergence.",
+            )
+        if truth is not None:
+            self.confusion.update(truth, pred, id)
         y = np.zeros(self.num_classes)
         y[np.asarray(classes, np.int64)] = 1
         self.images += 1
-        self.cross_entropy += float((np.logaddexp(0, z) - y * z).mean())   # softplus(z) − y z, for any z
+        self.cross_entropy += float((np.logaddexp(0, z) - y * z).mean())  # softplus(z) − y z, for any z
         if (y == 0).any():
             self.with_absent += 1
             self.absent += float(np.exp(-np.logaddexp(0, -z[y == 0])).mean())
         return self
 
-    def __add__(self, other:'FalsePositives') -> 'FalsePositives':
-        if other == 0: return self
-        if self.num_classes != other.num_classes: raise UserError('False positives over different classes cannot be added.')
+    def __add__(self, other: "FalsePositives") -> "FalsePositives":
+        if other == 0:
+            return self
+        if self.num_classes != other.num_classes:
+            raise UserError("False positives over different classes cannot be added.")
         total = FalsePositives(self.num_classes)
-        for k in ('images', 'with_absent', 'cross_entropy', 'absent', 'confusion'):
+        for k in ("images", "with_absent", "cross_entropy", "absent", "confusion"):
             setattr(total, k, getattr(self, k) + getattr(other, k))
         return total
 
@@ -83,24 +97,34 @@ class FalsePositives:
         "Mean predicted probability of absent classes."
         return float(ratio(self.absent, self.with_absent))
 
-    def fdr(self) -> ndarray:   # [C]
+    def fdr(self) -> ndarray:  # [C]
         "False discovery rate of each foreground class; NaN for a class never predicted."
         return self.confusion.fdr()[1:]
 
     def summary(self) -> dict[str, float]:
         "FPR's three as numbers: `bce`, `absent_probability`, and `fdr`, the mean over foreground classes."
-        return {'bce': self.bce(), 'absent_probability': self.absent_probability(), 'fdr': self.confusion.summary()['fdr']}
+        return {
+            "bce": self.bce(),
+            "absent_probability": self.absent_probability(),
+            "fdr": self.confusion.summary()["fdr"],
+        }
 
 # %% ../../nbs/metrics/03_curves.ipynb #715eb896
 def false_positives(
-    data:WsssData, split:str, ids:Sequence[str],
-    folder:Path,             # a run's, with cams/SPLIT/ID.npz
-    threshold:float,         # of its seeds
+    data: WsssData,
+    split: str,
+    ids: Sequence[str],
+    folder: Path,  # a run's, with cams/SPLIT/ID.npz
+    threshold: float,  # of its seeds
 ) -> FalsePositives:
     "FPR's three numbers of a run from its cached CAMs and logits; the FDR needs masks and is NaN without them."
-    total, masks = FalsePositives(len(data.classes)), 'mask' in data.fields(split)
+    total, masks = FalsePositives(len(data.classes)), "mask" in data.fields(split)
     for id in ids:
         c = load_cam(cam_path(folder, split, id))
-        judged = (data.load(id, ('mask',))['mask'].numpy(), predict_mask(c.classes, c.full(), threshold)) if masks else ()
+        judged = (
+            (data.load(id, ("mask",))["mask"].numpy(), predict_mask(c.classes, c.full(), threshold))
+            if masks
+            else ()
+        )
         total.update(data.tags[id], c.logits, *judged, id=id)
     return total

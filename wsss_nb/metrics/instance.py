@@ -22,95 +22,141 @@ def coco_tools():
         import faster_coco_eval
         from pycocotools import mask
     except ImportError as e:
-        raise UserError(f'Instance AP needs {e.name}, which is not installed.', "pip install 'wsss_nb[coco]'") from e
+        raise UserError(
+            f"Instance AP needs {e.name}, which is not installed.", "pip install 'wsss_nb[coco]'"
+        ) from e
     return faster_coco_eval, mask
 
 # %% ../../nbs/metrics/02_instance.ipynb #6299c628
 def instance_masks(
-    instances,   # 0 none, 1…N, 255 not judged, [H, W]
-    mask,        # class labels: 0 background, class + 1, 255 not judged, [H, W]
-) -> tuple[ndarray, ndarray]:   # bool, [N, H, W]; classes, 0-based, [N]
+    instances,  # 0 none, 1…N, 255 not judged, [H, W]
+    mask,  # class labels: 0 background, class + 1, 255 not judged, [H, W]
+) -> tuple[ndarray, ndarray]:  # bool, [N, H, W]; classes, 0-based, [N]
     "A map of instances and one of classes (PASCAL VOC's SegmentationObject and SegmentationClass) as masks."
     instances, mask = as_array(instances), as_array(mask)
     ids = [i for i in np.unique(instances) if i not in (0, IGNORE)]
     masks = np.array([instances == i for i in ids], bool).reshape(len(ids), *mask.shape)
     labels = [np.bincount(mask[m].astype(np.int64), minlength=1).argmax() for m in masks]
     if any(k in (0, IGNORE) for k in labels):
-        raise UserError(f'Instance {ids[[k in (0, IGNORE) for k in labels].index(True)]} lies where the mask has no class.',
-                        'Check that both maps are of one image.')
+        raise UserError(
+            f"Instance {ids[[k in (0, IGNORE) for k in labels].index(True)]} lies where the mask has no class.",
+            "Check that both maps are of one image.",
+        )
     return masks, np.array(labels, np.int64) - 1
 
 # %% ../../nbs/metrics/02_instance.ipynb #a1350285
 class InstanceAP:
     "COCO's average precision of instance masks; mergeable."
-    def __init__(self, num_classes:int):
-        self.num_classes, self.images = num_classes, []   # per image: true (class, mask), found (class, score, mask)
+
+    def __init__(self, num_classes: int):
+        self.num_classes, self.images = (
+            num_classes,
+            [],
+        )  # per image: true (class, mask), found (class, score, mask)
 
     def update(
         self,
-        truth,                        # true masks, bool, [N, H, W]
-        truth_classes:Sequence[int],  # 0-based, [N]
-        masks,                        # found masks, bool, [M, H, W]
-        classes:Sequence[int],        # 0-based, [M]
-        scores:Sequence[float],       # [M]; the higher, the earlier it is matched
-        void=None,                    # pixels that nobody judges, bool, [H, W]: cut out of all masks
-        id:str='',                    # image, for error messages
-    ) -> 'InstanceAP':
+        truth,  # true masks, bool, [N, H, W]
+        truth_classes: Sequence[int],  # 0-based, [N]
+        masks,  # found masks, bool, [M, H, W]
+        classes: Sequence[int],  # 0-based, [M]
+        scores: Sequence[float],  # [M]; the higher, the earlier it is matched
+        void=None,  # pixels that nobody judges, bool, [H, W]: cut out of all masks
+        id: str = "",  # image, for error messages
+    ) -> "InstanceAP":
         "Count one image."
-        truth, masks = self.checked(truth, truth_classes, 'true', id), self.checked(masks, classes, 'found', id)
+        truth, masks = (
+            self.checked(truth, truth_classes, "true", id),
+            self.checked(masks, classes, "found", id),
+        )
         scores = np.asarray(as_array(scores), float).reshape(-1)
         if len(scores) != len(masks) or np.isnan(scores).any():
-            raise UserError(f"{id or 'image'}: {len(scores)} scores{' with NaN' * bool(np.isnan(scores).any())} for {len(masks)} masks.")
+            raise UserError(
+                f"{id or 'image'}: {len(scores)} scores{' with NaN' * bool(np.isnan(scores).any())} for {len(masks)} masks."
+            )
         if len(truth) and len(masks) and truth.shape[1:] != masks.shape[1:]:
-            raise UserError(f"{id or 'image'}: true masks are {list(truth.shape[1:])}, found ones {list(masks.shape[1:])}.",
-                            'Resize them to the ground truth.')
-        if void is not None: truth, masks = (m & ~as_array(void) for m in (truth, masks))
-        self.images.append(([*zip(map(int, truth_classes), self.coded(truth))],
-                            [*zip(map(int, classes), scores.tolist(), self.coded(masks))]))
+            raise UserError(
+                f"{id or 'image'}: true masks are {list(truth.shape[1:])}, found ones {list(masks.shape[1:])}.",
+                "Resize them to the ground truth.",
+            )
+        if void is not None:
+            truth, masks = (m & ~as_array(void) for m in (truth, masks))
+        self.images.append(
+            (
+                [*zip(map(int, truth_classes), self.coded(truth))],
+                [*zip(map(int, classes), scores.tolist(), self.coded(masks))],
+            )
+        )
         return self
 
-    def checked(self, masks, classes:Sequence[int], what:str, id:str) -> ndarray:   # bool, [N, H, W]
+    def checked(self, masks, classes: Sequence[int], what: str, id: str) -> ndarray:  # bool, [N, H, W]
         "Masks as booleans; a wrong shape or class is a `UserError`."
         masks, classes = as_array(masks), np.asarray(as_array(classes)).reshape(-1)
         if masks.size and masks.ndim != 3 or len(masks) != len(classes):
-            raise UserError(f"{id or 'image'}: {what} masks {list(masks.shape)} for {len(classes)} classes.", 'Masks are [N, H, W].')
+            raise UserError(
+                f"{id or 'image'}: {what} masks {list(masks.shape)} for {len(classes)} classes.",
+                "Masks are [N, H, W].",
+            )
         if wrong := [int(c) for c in classes if not 0 <= c < self.num_classes]:
             raise UserError(f"{id or 'image'}: class {wrong[0]} of {self.num_classes} (0-based).")
         return masks.astype(bool)
 
-    def coded(self, masks:ndarray) -> list[dict]:
+    def coded(self, masks: ndarray) -> list[dict]:
         "Run lengths as COCO writes them; an empty mask is one too."
         _, mask = coco_tools()
         return [mask.encode(np.asfortranarray(m.astype(np.uint8))) for m in masks]
 
-    def __add__(self, other:'InstanceAP') -> 'InstanceAP':
-        if other == 0: return self
-        if self.num_classes != other.num_classes: raise UserError('Instances of different classes cannot be added.')
+    def __add__(self, other: "InstanceAP") -> "InstanceAP":
+        if other == 0:
+            return self
+        if self.num_classes != other.num_classes:
+            raise UserError("Instances of different classes cannot be added.")
         total = InstanceAP(self.num_classes)
         total.images = self.images + other.images
         return total
 
     __radd__ = __add__
 
-    def precision(self) -> ndarray:   # [10 IoUs, 101 recalls, C]; -1 for a class without instances
+    def precision(self) -> ndarray:  # [10 IoUs, 101 recalls, C]; -1 for a class without instances
         "COCO's precision at recalls 0, 0.01, …, 1, for IoUs of at least 0.5, 0.55, …, 0.95."
         tools, mask = coco_tools()
-        annotations = [dict(image_id=i, category_id=c, segmentation=m, area=float(mask.area(m)), bbox=mask.toBbox(m).tolist(), iscrowd=0)
-                       for i, (truth, _) in enumerate(self.images) for c, m in truth]
-        found = [dict(image_id=i, category_id=c, score=s, segmentation=m) for i, (_, some) in enumerate(self.images) for c, s, m in some]
+        annotations = [
+            dict(
+                image_id=i,
+                category_id=c,
+                segmentation=m,
+                area=float(mask.area(m)),
+                bbox=mask.toBbox(m).tolist(),
+                iscrowd=0,
+            )
+            for i, (truth, _) in enumerate(self.images)
+            for c, m in truth
+        ]
+        found = [
+            dict(image_id=i, category_id=c, score=s, segmentation=m)
+            for i, (_, some) in enumerate(self.images)
+            for c, s, m in some
+        ]
         if not annotations or not found:
-            there = np.isin(np.arange(self.num_classes), [a['category_id'] for a in annotations])
-            return np.broadcast_to(np.where(there, 0., -1.), (10, 101, self.num_classes))
-        size = {a['image_id']: a['segmentation']['size'] for a in annotations + found}
-        truth = tools.COCO(dict(images=[dict(id=i, height=h, width=w) for i, (h, w) in sorted(size.items())], info={},
-                                categories=[dict(id=c, name=str(c)) for c in range(self.num_classes)],
-                                annotations=[dict(a, id=i) for i, a in enumerate(annotations, 1)]))
-        run = tools.COCOeval_faster(truth, truth.loadRes(found), 'segm', print_function=lambda *_: None)
+            there = np.isin(np.arange(self.num_classes), [a["category_id"] for a in annotations])
+            return np.broadcast_to(np.where(there, 0.0, -1.0), (10, 101, self.num_classes))
+        size = {a["image_id"]: a["segmentation"]["size"] for a in annotations + found}
+        truth = tools.COCO(
+            dict(
+                images=[dict(id=i, height=h, width=w) for i, (h, w) in sorted(size.items())],
+                info={},
+                categories=[dict(id=c, name=str(c)) for c in range(self.num_classes)],
+                annotations=[dict(a, id=i) for i, a in enumerate(annotations, 1)],
+            )
+        )
+        run = tools.COCOeval_faster(truth, truth.loadRes(found), "segm", print_function=lambda *_: None)
         run.evaluate()
         run.accumulate()
-        return np.asarray(run.eval['precision']).reshape(10, 101, self.num_classes, 4, 3)[..., 0, -1]   # all sizes, 100 detections
+        return np.asarray(run.eval["precision"]).reshape(10, 101, self.num_classes, 4, 3)[
+            ..., 0, -1
+        ]  # all sizes, 100 detections
 
-    def ap(self) -> ndarray:          # [10 IoUs, C]; NaN for a class without instances
+    def ap(self) -> ndarray:  # [10 IoUs, C]; NaN for a class without instances
         "Average precision per IoU and class."
         precision = self.precision()
         return np.where((precision > -1).all(1), precision.mean(1), np.nan)
@@ -118,9 +164,14 @@ class InstanceAP:
     def summary(self) -> dict[str, float]:
         "AP, AP50 and AP75, in [0, 1]: means over the classes that have instances."
         ap = self.ap()
-        return {'ap': nan_mean(ap), 'ap50': nan_mean(ap[0]), 'ap75': nan_mean(ap[5])}
+        return {"ap": nan_mean(ap), "ap50": nan_mean(ap[0]), "ap75": nan_mean(ap[5])}
 
-    def table(self, classes:Sequence[str]) -> pd.DataFrame:
+    def table(self, classes: Sequence[str]) -> pd.DataFrame:
         "The same per class, with its number of instances."
-        ap, n = self.ap(), np.bincount([c for truth, _ in self.images for c, _ in truth], minlength=self.num_classes)
-        return pd.DataFrame({'ap': ap.mean(0), 'ap50': ap[0], 'ap75': ap[5], 'instances': n}, pd.Index(classes, name='class'))
+        ap, n = (
+            self.ap(),
+            np.bincount([c for truth, _ in self.images for c, _ in truth], minlength=self.num_classes),
+        )
+        return pd.DataFrame(
+            {"ap": ap.mean(0), "ap50": ap[0], "ap75": ap[5], "instances": n}, pd.Index(classes, name="class")
+        )

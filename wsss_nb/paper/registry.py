@@ -23,33 +23,48 @@ from ..run.presets import make_recipe, parts_of
 @dataclass(frozen=True)
 class Row:
     "One line of a table: the paper's numbers, and what makes them here."
-    label: str                          # as printed in the paper
-    method: str = ""                    # '{base}', '{base}+fbr'; '': cited only
-    overrides: dict[str, Any] = field(default_factory=dict)  # recipe fields; 'x0.6' multiplies what preset and method give that field
-    paper: dict[str, float] = field(default_factory=dict)    # column -> printed number
-    data: dict[str, Any] = field(default_factory=dict)       # options of cooccur's name, {'p': .5}
-    about: dict[str, str] = field(default_factory=dict)      # further printed columns, {'Backbone': 'ResNet101'}
-    group: str = ""                     # the part of the table it stands in; best and reference are looked for in a part
-    needs: str = ""                     # what this row waits for; '': can run
-    chain: str = ""                     # the refinement behind a column 'refined::miou'; '': none, the seeds as they are
+
+    label: str  # as printed in the paper
+    method: str = ""  # '{base}', '{base}+fbr'; '': cited only
+    overrides: dict[str, Any] = field(
+        default_factory=dict
+    )  # recipe fields; 'x0.6' multiplies what preset and method give that field
+    paper: dict[str, float] = field(default_factory=dict)  # column -> printed number
+    data: dict[str, Any] = field(default_factory=dict)  # options of cooccur's name, {'p': .5}
+    about: dict[str, str] = field(default_factory=dict)  # further printed columns, {'Backbone': 'ResNet101'}
+    group: str = ""  # the part of the table it stands in; best and reference are looked for in a part
+    needs: str = ""  # what this row waits for; '': can run
+    chain: str = ""  # the refinement behind a column 'refined::miou'; '': none, the seeds as they are
 
     @property
     def name(self) -> str:
         "The row's name in figures and footnotes; unique in its table."
         return ", ".join([self.label, *self.about.values()])
 
-    def job(self, base: str, data: str, preset: str, seed: int, overrides: dict[str, Any] | None = None) -> Job:
+    def job(
+        self, base: str, data: str, preset: str, seed: int, overrides: dict[str, Any] | None = None
+    ) -> Job:
         "The run behind the row. `overrides` are the user's and come first. Fields of terms that the method has not are left out of both."
         if not self.method or self.needs:
-            raise UserError(f"{self.name!r} cannot run here: {'waits for ' + self.needs if self.needs else 'it is cited'}.")
+            raise UserError(
+                f"{self.name!r} cannot run here: {'waits for ' + self.needs if self.needs else 'it is cited'}."
+            )
         method = self.method.format(base=base)
         terms = parts_of(method)[1:]
+
         def mine(values: dict[str, Any]) -> dict[str, Any]:
             return {f: v for f, v in values.items() if not f.startswith("terms.") or f.split(".")[1] in terms}
+
         fields = mine(overrides or {})
         for name, value in mine(self.overrides).items():
-            fields[name] = scaled(value, make_recipe(method, data, preset, seed, fields), name) if is_factor(value) else value
-        return Job(method=method, data=with_options(data, self.data), preset=preset, seed=seed, overrides=fields)
+            fields[name] = (
+                scaled(value, make_recipe(method, data, preset, seed, fields), name)
+                if is_factor(value)
+                else value
+            )
+        return Job(
+            method=method, data=with_options(data, self.data), preset=preset, seed=seed, overrides=fields
+        )
 
 # %% ../../nbs/paper/00_registry.ipynb #d96d7731
 def is_factor(value: Any) -> bool:
@@ -72,25 +87,32 @@ def with_options(data: str, options: dict[str, Any]) -> str:
     base, _, query = data.partition("?")
     if base != "cooccur":
         raise UserError(f"{data!r} has no dial {', '.join(options)}.", "Use cooccur, the embedded benchmark.")
-    given = dict(o.split("=", 1) for o in query.split("&") if "=" in o) | {k: str(v) for k, v in options.items()}
+    given = dict(o.split("=", 1) for o in query.split("&") if "=" in o) | {
+        k: str(v) for k, v in options.items()
+    }
     return base + "?" + "&".join(f"{k}={v}" for k, v in given.items())
 
 # %% ../../nbs/paper/00_registry.ipynb #8da5a8d0
 @dataclass(frozen=True)
 class Table:
     "A table of a paper: its rows, its printed columns, and where each column is found in a result."
-    id: str                         # 'fbr.t6'
+
+    id: str  # 'fbr.t6'
     title: str
-    source: str                     # 'FBR, Table VI'
-    columns: dict[str, str]         # as printed -> path in result['metrics'], 'miou'; of refined masks 'refined:CHAIN:miou'
+    source: str  # 'FBR, Table VI'
+    columns: dict[
+        str, str
+    ]  # as printed -> path in result['metrics'], 'miou'; of refined masks 'refined:CHAIN:miou'
     rows: tuple[Row, ...] = ()
-    reference: str | tuple[str, ...] = ""  # label of the row that differences are taken to (one for each group)
-    on: str = "cam"                 # the baseline that is run
-    paper_on: str = ""              # the paper's baseline
-    needs: str = ""                 # what it waits for; '': runs now
+    reference: str | tuple[str, ...] = (
+        ""  # label of the row that differences are taken to (one for each group)
+    )
+    on: str = "cam"  # the baseline that is run
+    paper_on: str = ""  # the paper's baseline
+    needs: str = ""  # what it waits for; '': runs now
     note: str = ""
     paper_data: str = "PASCAL VOC 2012 train"
-    drawn: str = ""                 # 'module.function' that draws it as a figure too, from its measurement
+    drawn: str = ""  # 'module.function' that draws it as a figure too, from its measurement
     kind: str = field(default="table", init=False)
 
     def reference_of(self, row: Row) -> Row | None:
@@ -103,12 +125,13 @@ class Table:
 @dataclass(frozen=True)
 class FigureSpec:
     "A figure of a paper: the runs it is drawn from and the function that draws it."
+
     id: str
     title: str
     source: str
     rows: tuple[Row, ...] = ()
-    draw: Callable[..., Any] | None = None   # ({row label: [Run of each seed]}, data, **options) -> Figure
-    seeds: str = "first"            # 'first' or 'all': how many of the seeds it shows
+    draw: Callable[..., Any] | None = None  # ({row label: [Run of each seed]}, data, **options) -> Figure
+    seeds: str = "first"  # 'first' or 'all': how many of the seeds it shows
     on: str = "cam"
     needs: str = ""
     note: str = ""
@@ -118,9 +141,11 @@ class FigureSpec:
 # %% ../../nbs/paper/00_registry.ipynb #6212af0d
 Entry = Table | FigureSpec
 ENTRIES: dict[str, Entry] = {}
-PAPERS = tuple(f"wsss_nb.paper.tables.{name}" for name in ("others", "fbr", "fpr", "ssc"))   # those that wait come first
+PAPERS = tuple(
+    f"wsss_nb.paper.tables.{name}" for name in ("others", "fbr", "fpr", "ssc")
+)  # those that wait come first
 FIGURES = "wsss_nb.paper.figures.all"
-CRF = "background?power=run,crf?preset=psa&relative=true"   # the columns '+CRF': the papers' on images of VOC's size
+CRF = "background?power=run,crf?preset=psa&relative=true"  # the columns '+CRF': the papers' on images of VOC's size
 
 
 def runnable(entry: Entry) -> bool:
@@ -161,14 +186,24 @@ def lookup(id: str, kind: str = "") -> Entry:
         ids = [e.id for e in known.values() if kind in kinds(e)]
         close = difflib.get_close_matches(id, ids, 3)
         what = f"No {kind or 'table or figure'} {id!r}" + (f": it is a {entry.kind}." if entry else ".")
-        raise UserError(what, (f"Did you mean {', '.join(close)}? " if close else "") + "`wsss_nb list` names them all.")
+        raise UserError(
+            what, (f"Did you mean {', '.join(close)}? " if close else "") + "`wsss_nb list` names them all."
+        )
     return entry
 
 
 def listing(figures: bool = True) -> pd.DataFrame:
     "Every table and figure: id, kind, title, source, and 'yes' or what it waits for."
-    rows = [{"id": e.id, "kind": ", ".join(kinds(e)[1:]), "title": e.title, "source": e.source,
-             "runs": "yes" if runnable(e) else f"waits for {e.needs}"} for e in load(figures).values()]
+    rows = [
+        {
+            "id": e.id,
+            "kind": ", ".join(kinds(e)[1:]),
+            "title": e.title,
+            "source": e.source,
+            "runs": "yes" if runnable(e) else f"waits for {e.needs}",
+        }
+        for e in load(figures).values()
+    ]
     return pd.DataFrame(rows).sort_values("id", key=lambda ids: ids.map(_order), ignore_index=True)
 
 
@@ -176,17 +211,23 @@ def _order(id: str) -> tuple:
     paper, _, name = id.partition(".")
     papers = ["fbr", "fpr", "ssc", "wsfcn"]
     digits = "".join(c for c in name if c.isdigit())
-    return papers.index(paper) if paper in papers else len(papers), paper, name[:1] != "t", int(digits or 0), name
+    return (
+        papers.index(paper) if paper in papers else len(papers),
+        paper,
+        name[:1] != "t",
+        int(digits or 0),
+        name,
+    )
 
 # %% ../../nbs/paper/00_registry.ipynb #49842ed7
 def jobs_of(
     entry: Entry,
     data: str = "cooccur",
     preset: str = "small",
-    seeds: int | Sequence[int] = 1,            # 3: seeds 0, 1, 2
-    base: str | None = None,                   # None: the entry's own
-    overrides: dict[str, Any] | None = None,   # recipe fields that the user changes in all rows
-) -> dict[str, list[Job]]:                     # name of the row -> one job per seed
+    seeds: int | Sequence[int] = 1,  # 3: seeds 0, 1, 2
+    base: str | None = None,  # None: the entry's own
+    overrides: dict[str, Any] | None = None,  # recipe fields that the user changes in all rows
+) -> dict[str, list[Job]]:  # name of the row -> one job per seed
     "The jobs behind the rows that can run."
     if entry.needs:
         return {}
@@ -201,8 +242,10 @@ def jobs_of(
 # %% ../../nbs/paper/00_registry.ipynb #ce0d2f6e
 def study(
     methods: Sequence[str],
-    over: dict[str, Sequence[Any]] | None = None,   # fields and the values each of them takes: all combinations
-    id: str = "study", title: str = "",
+    over: dict[str, Sequence[Any]]
+    | None = None,  # fields and the values each of them takes: all combinations
+    id: str = "study",
+    title: str = "",
 ) -> Table:
     "A table of one's own: a row for each method and combination of values; the first row is the reference."
     rows = []

@@ -34,26 +34,43 @@ def by_method(
     seen: dict[tuple, str] = {}
     for run in runs:
         result = run.result
-        seen.setdefault((result["data"]["fingerprint"], result["metrics"]["split"]), f"{run.key} ({run.recipe.data})")
+        seen.setdefault(
+            (result["data"]["fingerprint"], result["metrics"]["split"]), f"{run.key} ({run.recipe.data})"
+        )
         groups.setdefault(run.recipe.method, []).append(result)
     if len(seen) > 1:
-        raise UserError(f"Runs on different data or splits: {', '.join(seen.values())}.", "Compare runs of one data set.")
+        raise UserError(
+            f"Runs on different data or splits: {', '.join(seen.values())}.", "Compare runs of one data set."
+        )
     return groups
 
 # %% ../../nbs/pipeline/07_compare.ipynb #a59cfc1b
-SCORES = {"mIoU": "miou", "precision": "precision", "recall": "recall", "FDR": "fdr", "leak": "leak", "threshold": "threshold"}
+SCORES = {
+    "mIoU": "miou",
+    "precision": "precision",
+    "recall": "recall",
+    "FDR": "fdr",
+    "leak": "leak",
+    "threshold": "threshold",
+}
 
 
 def score_table(
     runs: Sequence[Run],
-    chains: Mapping[str, str] | None = None,   # further columns: mIoU of the masks after a refinement chain
-) -> pd.DataFrame:                             # one row per method, in percent
+    chains: Mapping[str, str] | None = None,  # further columns: mIoU of the masks after a refinement chain
+) -> pd.DataFrame:  # one row per method, in percent
     "Mean ± standard deviation over seeds of what is compared first; the threshold is a score, not a percentage."
-    better = {name: {r.key: masks_of(r, chain).get("miou", np.nan) for r in runs} for name, chain in (chains or {}).items()}
+    better = {
+        name: {r.key: masks_of(r, chain).get("miou", np.nan) for r in runs}
+        for name, chain in (chains or {}).items()
+    }
     rows = {}
     for method, results in by_method(runs).items():
         m = [r["metrics"] for r in results]
-        row = {name: mean_std([x.get(k, np.nan) for x in m], *((1, 2) if k == "threshold" else ())) for name, k in SCORES.items()}
+        row = {
+            name: mean_std([x.get(k, np.nan) for x in m], *((1, 2) if k == "threshold" else ()))
+            for name, k in SCORES.items()
+        }
         masks = {name: mean_std([scores[r["key"]] for r in results]) for name, scores in better.items()}
         first = {"seeds": len(m), "mIoU": row["mIoU"], **masks}
         rows[method] = first | row | {"minutes": mean_std([r["seconds"]["total"] / 60 for r in results], 1)}
@@ -62,7 +79,9 @@ def score_table(
 # %% ../../nbs/pipeline/07_compare.ipynb #8a3e12fa
 def class_values(runs: Sequence[Run], read: Callable[[dict], dict[str, float]]) -> dict[str, pd.DataFrame]:
     "Per method a table of one value per class (rows) and seed (columns); `read` picks the values out of a run's metrics."
-    return {m: pd.DataFrame([read(r["metrics"]) for r in results]).T for m, results in by_method(runs).items()}
+    return {
+        m: pd.DataFrame([read(r["metrics"]) for r in results]).T for m, results in by_method(runs).items()
+    }
 
 
 def class_ious(metrics: dict) -> dict[str, float]:
@@ -75,7 +94,9 @@ def context_leaks(metrics: dict) -> dict[str, float]:
     return {f"{r['class']} on {r['context']}": r["leak"] for r in metrics.get("leak_table", ())}
 
 # %% ../../nbs/pipeline/07_compare.ipynb #e2cee1ae
-def class_table(runs: Sequence[Run], read: Callable = class_ious) -> pd.DataFrame:  # rows: classes; columns: methods; percent
+def class_table(
+    runs: Sequence[Run], read: Callable = class_ious
+) -> pd.DataFrame:  # rows: classes; columns: methods; percent
     "One value per class and method, mean ± standard deviation over seeds."
     return pd.DataFrame({m: t.apply(mean_std, axis=1) for m, t in class_values(runs, read).items()})
 
@@ -89,21 +110,30 @@ def about(runs: Sequence[Run]) -> str:
 def iou_figure(runs: Sequence[Run]) -> Figure:
     "IoU of the seeds of every class, one dot per method."
     tables = class_values(runs, class_ious)
-    return compare_rows({m: t.to_numpy().T for m, t in tables.items()}, list(next(iter(tables.values())).index),
-                        title=f"IoU of the seeds ({about(runs)})")
+    return compare_rows(
+        {m: t.to_numpy().T for m, t in tables.items()},
+        list(next(iter(tables.values())).index),
+        title=f"IoU of the seeds ({about(runs)})",
+    )
 
 # %% ../../nbs/pipeline/07_compare.ipynb #d83ac3c1
 def leak_figure(runs: Sequence[Run]) -> Figure:
     "Share of each class's CAM that lies on the context it co-occurs with."
     tables = {m: [r["metrics"].get("leak_table") for r in results] for m, results in by_method(runs).items()}
     if not all(t for ts in tables.values() for t in ts):
-        raise UserError(f"{runs[0].recipe.data} has no context masks, so there is no leak to draw.", "Draw iou, sweep or cams.")
+        raise UserError(
+            f"{runs[0].recipe.data} has no context masks, so there is no leak to draw.",
+            "Draw iou, sweep or cams.",
+        )
     return leak_plot(tables, f"CAM on the context ({about(runs)})")
 
 
 def sweep_figure(runs: Sequence[Run]) -> Figure:
     "mIoU of the seeds against the threshold."
-    values = {m: np.array([r["metrics"]["sweep"]["miou"] for r in results]) for m, results in by_method(runs).items()}
+    values = {
+        m: np.array([r["metrics"]["sweep"]["miou"] for r in results])
+        for m, results in by_method(runs).items()
+    }
     return sweep_plot(runs[0].result["metrics"]["sweep"]["threshold"], values, f"Threshold ({about(runs)})")
 
 # %% ../../nbs/pipeline/07_compare.ipynb #7ef10a7c
@@ -112,10 +142,14 @@ def cams_figure(runs: Sequence[Run]) -> Figure:
     first: dict[str, Run] = {}
     for run in runs:
         first.setdefault(run.recipe.method, run)
-    return show_cams(first, open_data(runs[0].recipe.data), n=4, title=f"CAMs ({about(list(first.values()))})")
+    return show_cams(
+        first, open_data(runs[0].recipe.data), n=4, title=f"CAMs ({about(list(first.values()))})"
+    )
 
 # %% ../../nbs/pipeline/07_compare.ipynb #0fad8eef
-FIGURES: dict[str, Callable[[Sequence[Run]], Figure]] = dict(cams=cams_figure, iou=iou_figure, leak=leak_figure, sweep=sweep_figure)
+FIGURES: dict[str, Callable[[Sequence[Run]], Figure]] = dict(
+    cams=cams_figure, iou=iou_figure, leak=leak_figure, sweep=sweep_figure
+)
 
 
 def draw(name: str, runs: Sequence[Run], path: str | Path) -> Path:
@@ -123,4 +157,8 @@ def draw(name: str, runs: Sequence[Run], path: str | Path) -> Path:
     if name not in FIGURES:
         raise UserError(f"No figure {name!r}.", f"There are: {', '.join(FIGURES)}.")
     by_method(runs)
-    return save_figure(FIGURES[name](runs), path, {"figure": name, "runs": [r.key for r in runs], "data": runs[0].recipe.data})
+    return save_figure(
+        FIGURES[name](runs),
+        path,
+        {"figure": name, "runs": [r.key for r in runs], "data": runs[0].recipe.data},
+    )

@@ -17,7 +17,15 @@ import numpy as np
 from safetensors.torch import load_file
 
 from ..cams import cam_path, chosen_ids, load_cam, write_cams
-from ..core import UserError, describe_device, peak_memory_mib, pick_device, read_json, reset_peak_memory, write_json
+from wsss_nb.core import (
+    UserError,
+    describe_device,
+    peak_memory_mib,
+    pick_device,
+    read_json,
+    reset_peak_memory,
+    write_json,
+)
 from ..data.base import WsssData
 from ..data.catalog import open_data
 from ..data.check import verify
@@ -37,14 +45,23 @@ from ..draw.grids import CamRow, cam_grid
 
 # %% ../../nbs/pipeline/05_experiment.ipynb #dee263da
 def sweep_cams(
-    data: WsssData, split: str, ids: Sequence[str], folder: Path,
-    thresholds: Sequence[float] | None = None,   # None: 0.01, 0.02, ..., 0.80
+    data: WsssData,
+    split: str,
+    ids: Sequence[str],
+    folder: Path,
+    thresholds: Sequence[float] | None = None,  # None: 0.01, 0.02, ..., 0.80
 ) -> tuple[Sweep, Leak | None]:
     "All thresholds and, where the set has stuff labels, the leak, in one pass over the cached CAMs."
     fields = [f for f in ("mask", "stuff") if f in data.fields(split)]
     if "mask" not in fields:
-        raise UserError(f"{data.name} has no masks for split {split!r}, so seeds cannot be evaluated.", "Choose splits.seeds with masks.")
-    sweep, leak = Sweep(len(data.classes), thresholds), Leak(data.classes, data.stuff_classes) if "stuff" in fields else None
+        raise UserError(
+            f"{data.name} has no masks for split {split!r}, so seeds cannot be evaluated.",
+            "Choose splits.seeds with masks.",
+        )
+    sweep, leak = (
+        Sweep(len(data.classes), thresholds),
+        Leak(data.classes, data.stuff_classes) if "stuff" in fields else None,
+    )
     for id in ids:
         c, truth = load_cam(cam_path(folder, split, id)), data.load(id, fields)
         cam = c.full().numpy()
@@ -67,9 +84,17 @@ def evaluate(recipe: Recipe, data: WsssData, folder: Path) -> dict:
         threshold, _ = sweep.best()
     confusion = sweep.at(threshold)
     names = ["background", *data.classes]
-    metrics = dict(confusion.summary(), threshold=threshold, threshold_from=how, split=splits.seeds,
-                   per_class={m: dict(zip(names, getattr(confusion, m)().tolist())) for m in ("iou", "precision", "recall", "fdr")},
-                   sweep=dict(threshold=sweep.thresholds.tolist(), miou=sweep.miou().tolist()))
+    metrics = dict(
+        confusion.summary(),
+        threshold=threshold,
+        threshold_from=how,
+        split=splits.seeds,
+        per_class={
+            m: dict(zip(names, getattr(confusion, m)().tolist()))
+            for m in ("iou", "precision", "recall", "fdr")
+        },
+        sweep=dict(threshold=sweep.thresholds.tolist(), miou=sweep.miou().tolist()),
+    )
     if leak is not None:
         table = leak.table(data.contexts or None).reset_index()
         metrics |= dict(leak=leak.mean(data.contexts or None), leak_table=table.to_dict("records"))
@@ -81,8 +106,10 @@ def has_truth(recipe: Recipe, data: WsssData) -> bool:
     if "mask" not in data.fields(recipe.splits.seeds):
         return False
     if recipe.evaluation.threshold == "val" and "mask" not in data.fields(recipe.splits.val):
-        raise UserError(f"{data.name} has no masks for split {recipe.splits.val!r}, on which the threshold would be chosen.",
-                        "Set evaluation.threshold=fixed (or train-gt), or splits.val to a split with masks.")
+        raise UserError(
+            f"{data.name} has no masks for split {recipe.splits.val!r}, on which the threshold would be chosen.",
+            "Set evaluation.threshold=fixed (or train-gt), or splits.val to a split with masks.",
+        )
     return True
 
 # %% ../../nbs/pipeline/05_experiment.ipynb #a73343fc
@@ -99,7 +126,9 @@ def load_terms(run: Run, num_classes: int, device: str = "cpu") -> dict[str, Ter
 def _load(run: Run, num_classes: int, part: str, device: str):
     file = run.path / f"{part}.safetensors"
     if not file.exists():
-        raise UserError(f"Run {run.key} has no trained {part}.", "Run it again with the same recipe: it resumes.")
+        raise UserError(
+            f"Run {run.key} has no trained {part}.", "Run it again with the same recipe: it resumes."
+        )
     module = getattr(build_objective(run.recipe, num_classes), part)
     module.load_state_dict(load_file(file))
     return module.eval().to(pick_device(device))
@@ -110,15 +139,15 @@ def run_recipe(
     store: RunStore | str | Path = "runs",
     device: str = "auto",
     workers: int | None = None,
-    data: WsssData | None = None,   # opened already, or None: opened by the recipe's name
-    skip_bad: bool = False,         # leave out damaged images (they are recorded) instead of refusing them
+    data: WsssData | None = None,  # opened already, or None: opened by the recipe's name
+    skip_bad: bool = False,  # leave out damaged images (they are recorded) instead of refusing them
     on_log=None,
 ) -> Run:
     "Train, infer, evaluate; a finished run is returned as it is, an interrupted one resumes. A run that it starts from is made first."
     store, _ = store if isinstance(store, RunStore) else RunStore(store), pick_device(device)
     data = open_data(recipe.data, skip_bad=skip_bad) if data is None else data
     splits = dict.fromkeys([recipe.splits.train, recipe.splits.seeds, recipe.splits.val])
-    has_truth(recipe, data)         # whatever is wrong shows before anything is written
+    has_truth(recipe, data)  # whatever is wrong shows before anything is written
     for verified in (False, True):  # the key is looked up again where verifying left images out
         if verified:
             verify(data, splits, skip_bad=skip_bad)
@@ -134,7 +163,13 @@ def run_recipe(
 
 # %% ../../nbs/pipeline/05_experiment.ipynb #efd3f813
 def train_and_finish(
-    run: Run, store: RunStore, data: WsssData, first: Run | None, device: str, workers: int | None, on_log,
+    run: Run,
+    store: RunStore,
+    data: WsssData,
+    first: Run | None,
+    device: str,
+    workers: int | None,
+    on_log,
 ) -> Run:
     "Train unless the model is there, here or in a run of the same training; then `finish_run` in the first process."
     key, main = training_key(run.recipe, data.fingerprint()), int(os.environ.get("RANK", 0)) == 0
@@ -147,24 +182,43 @@ def train_and_finish(
     return finish_run(run, data, device, workers) if main else run
 
 
-def train_run(run: Run, key: str, data: WsssData, first: Run | None, device: str, workers: int | None, on_log) -> None:
+def train_run(
+    run: Run, key: str, data: WsssData, first: Run | None, device: str, workers: int | None, on_log
+) -> None:
     "Train a run, from the weights or on the labels of the `first` one where its recipe has a start; write what the training took."
     recipe = run.recipe
     teacher = first if recipe.model.teacher() else None
-    while teacher and teacher.recipe.model.kind == recipe.model.kind:   # AMN + FPR: starts from AMN, whose teacher is a CAM
+    while (
+        teacher and teacher.recipe.model.kind == recipe.model.kind
+    ):  # AMN + FPR: starts from AMN, whose teacher is a CAM
         teacher = Run(run.path.parent / read_json(teacher.path / "training.json")["start"])
     data = with_inputs(data, recipe.inputs(), recipe.splits.train, teacher, device)
     reset_peak_memory(pick_device(device))
     loop = train(recipe, data, run, device, workers, on_log, None if first is teacher else first)
     if loop.accelerator.is_main_process:
-        write_json(run.path / "training.json", dict(
-            key=key, start=first and first.key, inputs=list(recipe.inputs()), notes=data.notes,
-            seconds=sum(r["seconds_per_step"] * n for r, n in _spans(run.log())), steps=loop.total, precision=loop.precision,
-            device=describe_device(loop.device), processes=loop.accelerator.num_processes, peak_memory_mib=peak_memory_mib(loop.device)))
+        write_json(
+            run.path / "training.json",
+            dict(
+                key=key,
+                start=first and first.key,
+                inputs=list(recipe.inputs()),
+                notes=data.notes,
+                seconds=sum(r["seconds_per_step"] * n for r, n in _spans(run.log())),
+                steps=loop.total,
+                precision=loop.precision,
+                device=describe_device(loop.device),
+                processes=loop.accelerator.num_processes,
+                peak_memory_mib=peak_memory_mib(loop.device),
+            ),
+        )
 
 # %% ../../nbs/pipeline/05_experiment.ipynb #4986ca27
 def with_inputs(
-    data: WsssData, inputs: Sequence[str], split: str, teacher: Run | None = None, device: str = "auto",
+    data: WsssData,
+    inputs: Sequence[str],
+    split: str,
+    teacher: Run | None = None,
+    device: str = "auto",
 ) -> WsssData:
     "The data with the maps that a training needs: its own, else made and kept (superpixels, saliency), or a teacher's labels."
     for name in inputs:
@@ -176,7 +230,9 @@ def with_inputs(
             case "pseudo":
                 data = pseudo_labels(teacher, data, split, device)
             case _:
-                raise UserError(f"Nothing here makes a map {name!r}.", "Correct `inputs` of the method's settings.")
+                raise UserError(
+                    f"Nothing here makes a map {name!r}.", "Correct `inputs` of the method's settings."
+                )
     return data
 
 # %% ../../nbs/pipeline/05_experiment.ipynb #fe11770a
@@ -188,25 +244,49 @@ def _spans(log: list[dict]) -> list[tuple[dict, int]]:
 def finish_run(run: Run, data: WsssData, device: str = "auto", workers: int | None = None) -> Run:
     "CAMs, evaluation and the result of a trained run."
     recipe, target = run.recipe, pick_device(device)
-    model, workers = load_model(run, len(data.classes)), default_workers(target) if workers is None else workers
+    model, workers = (
+        load_model(run, len(data.classes)),
+        default_workers(target) if workers is None else workers,
+    )
     began, measured = time.perf_counter(), has_truth(recipe, data)
-    for split in dict.fromkeys([recipe.splits.seeds, *([recipe.splits.val] if measured and recipe.evaluation.threshold == "val" else [])]):
+    for split in dict.fromkeys(
+        [
+            recipe.splits.seeds,
+            *([recipe.splits.val] if measured and recipe.evaluation.threshold == "val" else []),
+        ]
+    ):
         write_cams(model, data, split, run.path, recipe.inference, target, workers=workers)
     inferred = time.perf_counter()
     metrics = evaluate(recipe, data, run.path) if measured else dict(split=recipe.splits.seeds)
     training = read_json(run.path / "training.json")
-    run.finish(dict(status="done", metrics=metrics, training=training, device=describe_device(target),
-                    data=dict(name=recipe.data, fingerprint=data.fingerprint(), skipped=data.skipped),
-                    seconds=dict(train=training["seconds"], cams=inferred - began, evaluate=time.perf_counter() - inferred,
-                                 total=training["seconds"] + time.perf_counter() - began)))
-    for leftover in [run.path / "checkpoint.safetensors", *run.path.rglob(".*.tmp*")]:  # of processes that were killed
+    run.finish(
+        dict(
+            status="done",
+            metrics=metrics,
+            training=training,
+            device=describe_device(target),
+            data=dict(name=recipe.data, fingerprint=data.fingerprint(), skipped=data.skipped),
+            seconds=dict(
+                train=training["seconds"],
+                cams=inferred - began,
+                evaluate=time.perf_counter() - inferred,
+                total=training["seconds"] + time.perf_counter() - began,
+            ),
+        )
+    )
+    for leftover in [
+        run.path / "checkpoint.safetensors",
+        *run.path.rglob(".*.tmp*"),
+    ]:  # of processes that were killed
         leftover.unlink(missing_ok=True)
     return run
 
 # %% ../../nbs/pipeline/05_experiment.ipynb #845e9a2b
 def latest_run(store: RunStore, term: str | None = None) -> Run | None:
     "The finished run whose result is newest, of those with a term if one is named; None when there is none."
-    runs = [r for r in store if r.done and (term is None or term in read_json(r.path / "recipe.json")["terms"])]
+    runs = [
+        r for r in store if r.done and (term is None or term in read_json(r.path / "recipe.json")["terms"])
+    ]
     return max(runs, key=lambda r: (r.path / "result.json").stat().st_mtime, default=None)
 
 
@@ -225,10 +305,14 @@ def one_per_class(data: WsssData, ids: Sequence[str], n: int) -> list[tuple[str,
     return pairs
 
 # %% ../../nbs/pipeline/05_experiment.ipynb #2065ab99
-def cam_rows(runs: dict[str, Run], data: WsssData, split: str, pairs: Sequence[tuple[str, int]]) -> list[CamRow]:
+def cam_rows(
+    runs: dict[str, Run], data: WsssData, split: str, pairs: Sequence[tuple[str, int]]
+) -> list[CamRow]:
     "For (image, class) pairs: the image, each run's CAM, the class's pixels and its context's."
     first = next(iter(runs.values()))
-    contexts = data.contexts or {r["class"]: [r["context"]] for r in first.result["metrics"].get("leak_table", [])}
+    contexts = data.contexts or {
+        r["class"]: [r["context"]] for r in first.result["metrics"].get("leak_table", [])
+    }
     fields, rows = ["image", *(f for f in ("mask", "stuff") if f in data.fields(split))], []
     for id, c in pairs:
         s, cams = data.load(id, fields), {}
@@ -240,7 +324,9 @@ def cam_rows(runs: dict[str, Run], data: WsssData, split: str, pairs: Sequence[t
             mask = s["mask"].numpy()
             truth = np.where(mask == 255, 255, mask == c + 1).astype(np.uint8)
             if "stuff" in s and (known := contexts.get(data.classes[c])):
-                context = np.isin(s["stuff"].numpy(), [data.stuff_classes.index(k) + 1 for k in known]) & (mask == 0)
+                context = np.isin(s["stuff"].numpy(), [data.stuff_classes.index(k) + 1 for k in known]) & (
+                    mask == 0
+                )
         rows.append(CamRow(s["image"], f"{data.classes[c]}, {id}", cams, truth, context))
     return rows
 
@@ -249,5 +335,8 @@ def show_cams(runs: dict[str, Run], data: WsssData, n: int = 6, title: str = "")
     "A grid of images and every run's CAM (a matplotlib figure), on the split whose seeds were evaluated; IoU at each run's threshold."
     recipe = next(iter(runs.values())).recipe
     pairs = one_per_class(data, chosen_ids(data, recipe.splits.seeds, recipe.inference.limit), n)
-    return cam_grid(cam_rows(runs, data, recipe.splits.seeds, pairs), title=title or f"{recipe.data}, {recipe.splits.seeds}",
-                    threshold={name: run_threshold(run)[0] for name, run in runs.items()})
+    return cam_grid(
+        cam_rows(runs, data, recipe.splits.seeds, pairs),
+        title=title or f"{recipe.data}, {recipe.splits.seeds}",
+        threshold={name: run_threshold(run)[0] for name, run in runs.items()},
+    )

@@ -32,87 +32,122 @@ from ..run.store import Run
 @dataclass
 class MaskScores:
     "All counts of some images; mergeable. Numbers are shares in [0, 1]."
-    classes: list[str]               # without background
+
+    classes: list[str]  # without background
     confusion: Confusion
     trimap: Trimap | None = None
     boundary: BoundaryF | None = None
     images: int = 0
 
     @classmethod
-    def start(cls, classes:Sequence[str], widths:Sequence[int]=(), tolerances:Sequence[float]=()) -> 'MaskScores':
+    def start(
+        cls, classes: Sequence[str], widths: Sequence[int] = (), tolerances: Sequence[float] = ()
+    ) -> "MaskScores":
         "Nothing counted yet. Widths in px are for the trimap; tolerances in px, or shares of the diagonal, for the boundary F."
         n = len(classes)
-        return cls(list(classes), Confusion(n), Trimap(n, widths) if len(widths) else None,
-                   BoundaryF(n, tolerances) if len(tolerances) else None)
+        return cls(
+            list(classes),
+            Confusion(n),
+            Trimap(n, widths) if len(widths) else None,
+            BoundaryF(n, tolerances) if len(tolerances) else None,
+        )
 
-    def update(self, truth:ndarray, pred:ndarray, id:str='') -> 'MaskScores':
+    def update(self, truth: ndarray, pred: ndarray, id: str = "") -> "MaskScores":
         "Count one image."
         for part in (self.confusion, self.trimap, self.boundary):
-            if part is not None: part.update(truth, pred, id)
+            if part is not None:
+                part.update(truth, pred, id)
         self.images += 1
         return self
 
-    def __add__(self, other:'MaskScores') -> 'MaskScores':
-        if other == 0: return self
-        if self.classes != other.classes: raise UserError('Scores of different classes cannot be added.')
-        def both(a, b): return None if a is None else a + b
-        return MaskScores(self.classes, self.confusion + other.confusion, both(self.trimap, other.trimap),
-                          both(self.boundary, other.boundary), self.images + other.images)
+    def __add__(self, other: "MaskScores") -> "MaskScores":
+        if other == 0:
+            return self
+        if self.classes != other.classes:
+            raise UserError("Scores of different classes cannot be added.")
+
+        def both(a, b):
+            return None if a is None else a + b
+
+        return MaskScores(
+            self.classes,
+            self.confusion + other.confusion,
+            both(self.trimap, other.trimap),
+            both(self.boundary, other.boundary),
+            self.images + other.images,
+        )
 
     __radd__ = __add__
 
     def summary(self) -> dict[str, float]:
         "mIoU, pixel accuracy, foreground means; trimap mIoU and mean boundary F by width."
         t, b, out = self.trimap, self.boundary, self.confusion.summary()
-        if t is not None: out |= {f'trimap_miou {w:g}': x for w, x in zip(t.widths, t.miou().tolist())}
-        if b is not None: out |= {f'boundary_f {w:g}': x for w, x in zip(b.widths, b.mean_f().tolist())}
+        if t is not None:
+            out |= {f"trimap_miou {w:g}": x for w, x in zip(t.widths, t.miou().tolist())}
+        if b is not None:
+            out |= {f"boundary_f {w:g}": x for w, x in zip(b.widths, b.mean_f().tolist())}
         return out
 
     def table(self) -> pd.DataFrame:
         "One row per class, background first (it has no boundary of its own): IoU, precision, recall, FDR, pixels; IoU and F by width."
         t, b, out = self.trimap, self.boundary, self.confusion.table(self.classes)
-        more = {} if t is None else {f'trimap_iou {w:g}': x for w, x in zip(t.widths, t.iou())}
-        if b is not None: more |= {f'boundary_f {w:g}': [np.nan, *x] for w, x in zip(b.widths, b.f().T)}
+        more = {} if t is None else {f"trimap_iou {w:g}": x for w, x in zip(t.widths, t.iou())}
+        if b is not None:
+            more |= {f"boundary_f {w:g}": [np.nan, *x] for w, x in zip(b.widths, b.f().T)}
         return out.assign(**more)
 
     def frame(self) -> pd.DataFrame:
         "`table` with a last row `mean`, which has the pixel accuracy too: everything in one sheet."
-        means = {k.replace('miou', 'iou'): v for k, v in self.summary().items()} | {'pixels': self.confusion.matrix.sum()}
-        return pd.concat([self.table(), pd.DataFrame(means, index=pd.Index(['mean'], name='class'))])
+        means = {k.replace("miou", "iou"): v for k, v in self.summary().items()} | {
+            "pixels": self.confusion.matrix.sum()
+        }
+        return pd.concat([self.table(), pd.DataFrame(means, index=pd.Index(["mean"], name="class"))])
 
     def record(self) -> dict[str, Any]:
         "The same for JSON: `images`, the means, and `per_class`."
-        return {'images': self.images, **self.summary(), 'per_class': self.table().to_dict('index')}
+        return {"images": self.images, **self.summary(), "per_class": self.table().to_dict("index")}
 
 # %% ../../nbs/pipeline/00_judge.ipynb #b518ee96
-def refuse(faults:Sequence[str], of:int, what:str='masks'):
+def refuse(faults: Sequence[str], of: int, what: str = "masks"):
     "The one error about all that is wrong."
-    raise UserError(f"{len(faults)} fault{'s' * (len(faults) > 1)} in {of} {what}: {list_offenders([f.rstrip('.') for f in faults])}.",
-                    'Every mask needs a truth of its size, with labels of the class list (255 in the truth is not judged).')
+    raise UserError(
+        f"{len(faults)} fault{'s' * (len(faults) > 1)} in {of} {what}: {list_offenders([f.rstrip('.') for f in faults])}.",
+        "Every mask needs a truth of its size, with labels of the class list (255 in the truth is not judged).",
+    )
 
 
 def score_masks(
-    load:Callable[[str], tuple[ndarray, ndarray]],   # id -> truth and mask, [H, W]; called from threads
-    ids:Sequence[str],
-    classes:Sequence[str],
-    widths:Sequence[int]=(),           # of the trimap, px
-    tolerances:Sequence[float]=(),     # of the boundary F, px or (below 1) shares of the diagonal
-    workers:int|None=None,             # threads; None: one for each core
-    title:str='masks',                 # of the progress bar
-    faults:Sequence[str]=(),           # known already: they are part of the one error
+    load: Callable[[str], tuple[ndarray, ndarray]],  # id -> truth and mask, [H, W]; called from threads
+    ids: Sequence[str],
+    classes: Sequence[str],
+    widths: Sequence[int] = (),  # of the trimap, px
+    tolerances: Sequence[float] = (),  # of the boundary F, px or (below 1) shares of the diagonal
+    workers: int | None = None,  # threads; None: one for each core
+    title: str = "masks",  # of the progress bar
+    faults: Sequence[str] = (),  # known already: they are part of the one error
 ) -> MaskScores:
     "Judge masks against the truth; the same numbers for any number of workers."
-    groups = [ids[i:i + 16] for i in range(0, len(ids), 16)]
+    groups = [ids[i : i + 16] for i in range(0, len(ids), 16)]
 
-    def judge(group:Sequence[str]) -> tuple[MaskScores, list[str]]:
+    def judge(group: Sequence[str]) -> tuple[MaskScores, list[str]]:
         part, wrong = MaskScores.start(classes, widths, tolerances), []
         for id in group:
-            try: part.update(*load(id), id)
-            except UserError as e: wrong.append(e.what)
+            try:
+                part.update(*load(id), id)
+            except UserError as e:
+                wrong.append(e.what)
         return part, wrong
-    total, faults, threads = MaskScores.start(classes, widths, tolerances), list(faults), torch.get_num_threads()
-    bar = tqdm(total=len(ids), desc=title, unit='image', delay=1, mininterval=.5)
-    with bar, ThreadPoolExecutor(workers or cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+
+    total, faults, threads = (
+        MaskScores.start(classes, widths, tolerances),
+        list(faults),
+        torch.get_num_threads(),
+    )
+    bar = tqdm(total=len(ids), desc=title, unit="image", delay=1, mininterval=0.5)
+    with (
+        bar,
+        ThreadPoolExecutor(workers or cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         try:
             for group, (part, wrong) in zip(groups, pool.map(judge, groups)):
                 total, faults = total + part, faults + wrong
@@ -120,93 +155,139 @@ def score_masks(
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)
-    if faults: refuse(faults, len(ids))
+    if faults:
+        refuse(faults, len(ids))
     return total
 
 
 def cores() -> int:
     "CPU cores that this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # %% ../../nbs/pipeline/00_judge.ipynb #ca6a02e7
-def read_labels(path:Path) -> ndarray:   # uint8, [H, W]
+def read_labels(path: Path) -> ndarray:  # uint8, [H, W]
     "The labels of a palette or grey PNG."
-    return read_map(path, 'mask').numpy()
+    return read_map(path, "mask").numpy()
 
 
-def pair_up(truth:str|Path, pred:str|Path, ids:Sequence[str]|None=None) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
+def pair_up(
+    truth: str | Path, pred: str | Path, ids: Sequence[str] | None = None
+) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
     "id -> (truth, mask) of what is in both folders, and what is missing; `ids`: judge just these, which both must have."
     folders, found = (Path(truth), Path(pred)), []
-    for folder, what in zip(folders, ('ground truth', 'predictions')):
-        if not folder.is_dir(): raise UserError(f'No folder {folder} with the {what}.')
+    for folder, what in zip(folders, ("ground truth", "predictions")):
+        if not folder.is_dir():
+            raise UserError(f"No folder {folder} with the {what}.")
         found.append(index(folder))
-        if not found[-1]: raise UserError(f'No PNGs in {folder}, where the {what} should be.', 'Masks are palette or grey PNGs.')
+        if not found[-1]:
+            raise UserError(
+                f"No PNGs in {folder}, where the {what} should be.", "Masks are palette or grey PNGs."
+            )
     wanted = list(dict.fromkeys(ids)) if ids is not None else sorted(found[0] | found[1])
-    missing = [f'{i}: no {what} in {folder}' for i in wanted for files, folder, what in
-               zip(found, folders, ('ground truth', 'prediction')) if i not in files]
+    missing = [
+        f"{i}: no {what} in {folder}"
+        for i in wanted
+        for files, folder, what in zip(found, folders, ("ground truth", "prediction"))
+        if i not in files
+    ]
     return {i: (found[0][i], found[1][i]) for i in wanted if i in found[0] and i in found[1]}, missing
 
 
-def highest_label(files:Sequence[Path], workers:int|None=None) -> int:
+def highest_label(files: Sequence[Path], workers: int | None = None) -> int:
     "The highest label of some masks, 255 aside; a file that cannot be read counts for nothing here."
-    def top(path:Path) -> int:
-        try: x = read_labels(path)
-        except UserError: return 0
+
+    def top(path: Path) -> int:
+        try:
+            x = read_labels(path)
+        except UserError:
+            return 0
         return int(np.where(x == IGNORE, 0, x).max(initial=0))
+
     with ThreadPoolExecutor(workers or cores()) as pool:
-        return max(tqdm(pool.map(top, files), total=len(files), desc='classes', unit='image', delay=1), default=0)
+        return max(
+            tqdm(pool.map(top, files), total=len(files), desc="classes", unit="image", delay=1), default=0
+        )
 
 
-def read_list(file:str|Path) -> list[str]:
+def read_list(file: str | Path) -> list[str]:
     "The lines of a text file, e.g. the ids of a split; no file or an empty one is a `UserError`."
     faults = Faults()
     lines = read_lines(Path(file), faults)
     faults.settle(str(file), skip_bad=False)
-    if not lines: raise UserError(f'{file} is empty.', 'Write one name a line.')
+    if not lines:
+        raise UserError(f"{file} is empty.", "Write one name a line.")
     return lines
 
 
-def read_classes(file:str|Path) -> list[str]:
+def read_classes(file: str | Path) -> list[str]:
     "Class names, one a line, label 1 first; a first line `background` is label 0 and left out."
     names = read_list(file)
-    names = names[1:] if names[:1] == ['background'] else names
+    names = names[1:] if names[:1] == ["background"] else names
     if not names or len(set(names)) < len(names):
-        raise UserError(f"{file} {'names a class twice' if names else 'names no class'}.", 'Write one class a line, that of label 1 first.')
+        raise UserError(
+            f"{file} {'names a class twice' if names else 'names no class'}.",
+            "Write one class a line, that of label 1 first.",
+        )
     return names
 
 # %% ../../nbs/pipeline/00_judge.ipynb #b6f5261d
 def score_folders(
-    truth:str|Path, pred:str|Path,         # folders of PNGs
-    classes:Sequence[str]|None=None,       # names of the labels 1, 2, …; None: '1', '2', … up to the highest of the truth
-    ids:Sequence[str]|None=None,           # judge just these; None: all
-    widths:Sequence[int]=(), tolerances:Sequence[float]=(), workers:int|None=None,   # see `score_masks`
+    truth: str | Path,
+    pred: str | Path,  # folders of PNGs
+    classes: Sequence[str]
+    | None = None,  # names of the labels 1, 2, …; None: '1', '2', … up to the highest of the truth
+    ids: Sequence[str] | None = None,  # judge just these; None: all
+    widths: Sequence[int] = (),
+    tolerances: Sequence[float] = (),
+    workers: int | None = None,  # see `score_masks`
 ) -> MaskScores:
     "Judge a folder of masks. Whatever is missing, of another size or has labels outside the classes is one error."
     pairs, missing = pair_up(truth, pred, ids)
     if classes is None:
         n = highest_label([t for t, _ in pairs.values()], workers)
-        if pairs and not n: raise UserError(f'The masks in {truth} have no label but background.', 'Name the classes.')
+        if pairs and not n:
+            raise UserError(f"The masks in {truth} have no label but background.", "Name the classes.")
         classes = [str(k) for k in range(1, n + 1)]
-    return score_masks(lambda i: tuple(map(read_labels, pairs[i])), list(pairs), classes, widths, tolerances, workers, faults=missing)
+    return score_masks(
+        lambda i: tuple(map(read_labels, pairs[i])),
+        list(pairs),
+        classes,
+        widths,
+        tolerances,
+        workers,
+        faults=missing,
+    )
 
 # %% ../../nbs/pipeline/00_judge.ipynb #c652cc2b
-def seed_loader(run:Run, data:WsssData, split:str, threshold:float) -> Callable[[str], tuple[ndarray, ndarray]]:
+def seed_loader(
+    run: Run, data: WsssData, split: str, threshold: float
+) -> Callable[[str], tuple[ndarray, ndarray]]:
     "id -> truth and seed of a run, for `score_masks`."
-    def load(id:str) -> tuple[ndarray, ndarray]:
+
+    def load(id: str) -> tuple[ndarray, ndarray]:
         c = load_cam(cam_path(run.path, split, id))
-        return data.load(id, ('mask',))['mask'].numpy(), predict_mask(c.classes, c.full(), threshold)
+        return data.load(id, ("mask",))["mask"].numpy(), predict_mask(c.classes, c.full(), threshold)
+
     return load
 
 
-def refined_names(run:Run, split:str) -> list[str]:
+def refined_names(run: Run, split: str) -> list[str]:
     "The refinements of a run that have masks of a split."
-    return sorted(p.parent.parent.name for p in (run.path / 'refined').glob(f'*/masks/{split}') if next(p.glob('*.png'), None))
+    return sorted(
+        p.parent.parent.name
+        for p in (run.path / "refined").glob(f"*/masks/{split}")
+        if next(p.glob("*.png"), None)
+    )
 
 
-def refined_loader(run:Run, data:WsssData, split:str, name:str) -> Callable[[str], tuple[ndarray, ndarray]]:
+def refined_loader(
+    run: Run, data: WsssData, split: str, name: str
+) -> Callable[[str], tuple[ndarray, ndarray]]:
     "id -> truth and refined mask of a run."
     if name not in (known := refined_names(run, split)):
-        raise UserError(f'Run {run.key} has no refined masks {name!r} of {split}.',
-                        f'It has: {", ".join(known)}.' if known else '`wsss_nb refine` makes them.')
-    folder = run.path / 'refined' / name / 'masks' / split
-    return lambda id: (data.load(id, ('mask',))['mask'].numpy(), read_labels(folder / f'{id}.png'))
+        raise UserError(
+            f"Run {run.key} has no refined masks {name!r} of {split}.",
+            f"It has: {', '.join(known)}." if known else "`wsss_nb refine` makes them.",
+        )
+    folder = run.path / "refined" / name / "masks" / split
+    return lambda id: (data.load(id, ("mask",))["mask"].numpy(), read_labels(folder / f"{id}.png"))

@@ -45,6 +45,7 @@ from ..run.store import Run, environment, hold, nan_to_null, null_to_nan
 @dataclass(frozen=True)
 class Refined:
     "The masks of a run's seeds after a chain, as far as they are made."
+
     run: Run
     steps: tuple[StepConfig, ...]
 
@@ -72,20 +73,25 @@ def refined(run: Run, chain: str | Sequence[StepConfig]) -> Refined:
     return Refined(run, parse_chain(chain) if isinstance(chain, str) else tuple(chain))
 
 
-
 def masks_of(run: Run, chain: str) -> dict[str, Any]:
     "Metrics of a run's masks after a chain, and the seconds of an image; nothing where masks are still to make."
     result = refined(run, chain).result(run.recipe.splits.seeds)
-    return result["metrics"] | dict(seconds=result["seconds"]["image"]) if result and result["images"] == result["of"] else {}
+    return (
+        result["metrics"] | dict(seconds=result["seconds"]["image"])
+        if result and result["images"] == result["of"]
+        else {}
+    )
 
 # %% ../../nbs/pipeline/06_masks.ipynb #41d98561
 def read_log(file: Path) -> list[dict[str, Any]]:
     "The whole lines of a log."
+
     def parse(line: str) -> dict | None:
         try:
             return json.loads(line)
         except json.JSONDecodeError:
             return None
+
     return [row for line in file.read_text().splitlines() if (row := parse(line))] if file.exists() else []
 
 
@@ -99,17 +105,19 @@ def append(file: Path, row: dict[str, Any]) -> None:
 def write_masks(
     start: Callable[[str], Seed],
     built: BuiltChain,
-    files: Mapping[str, Path],   # id -> where its mask goes
+    files: Mapping[str, Path],  # id -> where its mask goes
     log: Path,
     workers: int,
-    about: dict[str, Any],       # written into every line of the log
+    about: dict[str, Any],  # written into every line of the log
 ) -> None:
     "Refine images, several at a time, and write their masks."
+
     def one(id: str) -> dict[str, Any]:
         seed, seconds = built.timed(start(id))
         with atomic_path(files[id]) as p:
             write_map(p, torch.from_numpy(seed.mask()))
         return dict(id=id, seconds=seconds)
+
     for row in over_images(one, list(files), workers, chain_text(built.steps) or "seeds"):
         append(log, about | row)
 
@@ -123,30 +131,39 @@ def clean(folder: Path) -> None:
 def timing(rows: Sequence[dict[str, Any]], built: Sequence[float]) -> dict[str, Any]:
     "Median seconds of an image and of each step (a first image may wait for a compiler), and the seconds that building took."
     each = [r["seconds"] for r in rows if "id" in r]
-    return dict(image=statistics.median(map(sum, each)) if each else None, images_timed=len(each),
-                steps=[statistics.median(x) for x in zip(*each)], build=list(built))
+    return dict(
+        image=statistics.median(map(sum, each)) if each else None,
+        images_timed=len(each),
+        steps=[statistics.median(x) for x in zip(*each)],
+        build=list(built),
+    )
 
 # %% ../../nbs/pipeline/06_masks.ipynb #5c12bf5c
-def evaluate_masks(data: WsssData, split: str, ids: Sequence[str], read: Callable[[str], ndarray], workers: int = 1) -> dict[str, Any]:
+def evaluate_masks(
+    data: WsssData, split: str, ids: Sequence[str], read: Callable[[str], ndarray], workers: int = 1
+) -> dict[str, Any]:
     "IoU, precision, recall and FDR of masks, per class and in the mean; nothing where the split has no ground truth."
     if "mask" not in data.fields(split):
         return {}
 
     def one(id: str) -> Confusion:
         return Confusion(len(data.classes)).update(data.load(id, ["mask"])["mask"].numpy(), read(id), id)
+
     total, names = sum(over_images(one, ids, workers, "evaluate")), ["background", *data.classes]
-    per_class = {m: dict(zip(names, getattr(total, m)().tolist())) for m in ("iou", "precision", "recall", "fdr")}
+    per_class = {
+        m: dict(zip(names, getattr(total, m)().tolist())) for m in ("iou", "precision", "recall", "fdr")
+    }
     return total.summary() | dict(per_class=per_class)
 
 # %% ../../nbs/pipeline/06_masks.ipynb #9bed500f
 def refine_run(
     run: Run,
-    chain: str | Sequence[StepConfig],   # '': the seeds as they are
-    data: WsssData | None = None,        # opened already, or None: opened by the recipe's name
-    split: str | None = None,            # None: the split whose seeds were evaluated
+    chain: str | Sequence[StepConfig],  # '': the seeds as they are
+    data: WsssData | None = None,  # opened already, or None: opened by the recipe's name
+    split: str | None = None,  # None: the split whose seeds were evaluated
     device: str = "auto",
-    workers: int | None = None,          # images at a time; None: chosen for the device
-    limit: int | None = None,            # so many images, evenly spread; None: all that the run has CAMs of
+    workers: int | None = None,  # images at a time; None: chosen for the device
+    limit: int | None = None,  # so many images, evenly spread; None: all that the run has CAMs of
 ) -> Refined:
     "Refine the seeds of a run and evaluate the masks; what is done already is kept."
     out, target, recipe = refined(run, chain), pick_device(device), run.recipe
@@ -156,7 +173,11 @@ def refine_run(
         raise UserError(f"{data.name} is not the data of run {run.key}.", "Name its data with --data.")
     split, workers = split or recipe.splits.seeds, workers or default_threads(target)
     every = chosen_ids(data, split, recipe.inference.limit)
-    ids = every if limit is None or limit >= len(every) else [every[i * len(every) // limit] for i in range(limit)]
+    ids = (
+        every
+        if limit is None or limit >= len(every)
+        else [every[i * len(every) // limit] for i in range(limit)]
+    )
     if finished(out, split, ids):
         return out
     (out.path / "masks" / split).mkdir(parents=True, exist_ok=True)
@@ -169,30 +190,57 @@ def refine_run(
 def finished(out: Refined, split: str, ids: Sequence[str]) -> bool:
     "Whether the result is of these images (or of all), and their masks are there."
     result = out.result(split)
-    return bool(result) and result["images"] in (len(ids), result["of"]) and all(out.file(split, i).exists() for i in ids)
+    return (
+        bool(result)
+        and result["images"] in (len(ids), result["of"])
+        and all(out.file(split, i).exists() for i in ids)
+    )
 
 # %% ../../nbs/pipeline/06_masks.ipynb #f2500402
-def refine_split(out: Refined, data: WsssData, split: str, ids: Sequence[str], device: torch.device, workers: int) -> None:
+def refine_split(
+    out: Refined, data: WsssData, split: str, ids: Sequence[str], device: torch.device, workers: int
+) -> None:
     "CAMs that are missing, the steps, the masks, the result; for who holds the folder."
     run, log = out.run, out.path / "log.jsonl"
     clean(out.path)
     splits = [split] + [run.recipe.splits.val] * any(getattr(s, "score", "") == "val" for s in out.steps)
     require_cams(run, data, splits, device)
-    write_json(out.path / "chain.json", dict(chain=chain_text(out.steps), steps=[s.describe() for s in out.steps]))
+    write_json(
+        out.path / "chain.json", dict(chain=chain_text(out.steps), steps=[s.describe() for s in out.steps])
+    )
     built = build_chain(out.steps, Context(data, split, run, device, run.path / "refined" / "networks"))
     append(log, dict(split=split, build=built.seconds))
     threshold, origin = run_threshold(run)
     files = {i: out.file(split, i) for i in ids if not out.file(split, i).exists()}
-    write_masks(lambda id: load_seed(run, data, split, id, threshold), built, files, log, workers, dict(split=split))
+    write_masks(
+        lambda id: load_seed(run, data, split, id, threshold), built, files, log, workers, dict(split=split)
+    )
     rows = [r for r in read_log(log) if r["split"] == split]
-    result = dict(images=len(ids), of=len(chosen_ids(data, split, run.recipe.inference.limit)), threshold=threshold, threshold_from=origin,
-                  steps=built.about(), workers=workers, device=describe_device(device), versions=environment(),
-                  metrics=evaluate_masks(data, split, ids, lambda id: out.mask(split, id), workers),
-                  seconds=timing(rows, [sum(b) for b in zip(*(r["build"] for r in rows if "build" in r))]))
+    result = dict(
+        images=len(ids),
+        of=len(chosen_ids(data, split, run.recipe.inference.limit)),
+        threshold=threshold,
+        threshold_from=origin,
+        steps=built.about(),
+        workers=workers,
+        device=describe_device(device),
+        versions=environment(),
+        metrics=evaluate_masks(data, split, ids, lambda id: out.mask(split, id), workers),
+        seconds=timing(rows, [sum(b) for b in zip(*(r["build"] for r in rows if "build" in r))]),
+    )
     file = out.path / "result.json"
     before = read_json(file)["splits"] if file.exists() else {}
-    write_json(file, nan_to_null(dict(run=run.key, chain=chain_text(out.steps), data=dict(name=data.name, fingerprint=data.fingerprint()),
-                                      splits=before | {split: result})))
+    write_json(
+        file,
+        nan_to_null(
+            dict(
+                run=run.key,
+                chain=chain_text(out.steps),
+                data=dict(name=data.name, fingerprint=data.fingerprint()),
+                splits=before | {split: result},
+            )
+        ),
+    )
 
 
 def require_cams(run: Run, data: WsssData, splits: Sequence[str], device: torch.device) -> None:
@@ -200,14 +248,24 @@ def require_cams(run: Run, data: WsssData, splits: Sequence[str], device: torch.
     limit = run.recipe.inference.limit
     for split in splits:
         if not all(cam_path(run.path, split, i).exists() for i in chosen_ids(data, split, limit)):
-            write_cams(load_model(run, len(data.classes), str(device)), data, split, run.path, run.recipe.inference, device)
+            write_cams(
+                load_model(run, len(data.classes), str(device)),
+                data,
+                split,
+                run.path,
+                run.recipe.inference,
+                device,
+            )
 
 # %% ../../nbs/pipeline/06_masks.ipynb #091f1472
 def save_masks(out: Refined, data: WsssData, split: str, folder: str | Path) -> Path:
     "Copy masks into a folder in VOC's layout: SegmentationClass/ID.png, ImageSets/Segmentation/SPLIT.txt, classes.txt, and their origin."
     folder, result = Path(folder), out.result(split)
     if result is None:
-        raise UserError(f"{out.path.name} of run {out.run.key} has no masks of {split} yet.", "`wsss_nb refine` makes them.")
+        raise UserError(
+            f"{out.path.name} of run {out.run.key} has no masks of {split} yet.",
+            "`wsss_nb refine` makes them.",
+        )
     origin = dict(run=out.run.key, chain=chain_text(out.steps), data=data.fingerprint())
     own(folder, origin)
     ids = [i for i in data.ids(split) if out.file(split, i).exists()]
@@ -223,7 +281,11 @@ def save_masks(out: Refined, data: WsssData, split: str, folder: str | Path) -> 
 def own(folder: Path, origin: dict[str, Any]) -> None:
     "Begin a folder of masks, or go on with it; one that holds something else is a `UserError`."
     file = folder / "origin.json"
-    if not file.exists() and folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")):
+    if (
+        not file.exists()
+        and folder.is_dir()
+        and any(p for p in folder.iterdir() if not p.name.startswith("."))
+    ):
         raise UserError(f"{folder} is not empty.", "Name a new folder with --out.")
     if file.exists() and (other := read_json(file)) != origin and any(folder.rglob("*.png")):
         differs = ", ".join(f"{k} {other.get(k)!r}" for k in origin if other.get(k) != origin[k])
@@ -238,17 +300,24 @@ def pair(images: str | Path, masks: str | Path) -> FileData:
         if not files:
             faults.add(f"no {what} in {folder}" if Path(folder).is_dir() else f"no folder {folder}")
     if not faults.whole:
-        data = FileData("folders", found, dict(mask=drawn), classes=[str(k) for k in range(1, 255)], splits={"all": list(drawn)}, tags={})
+        data = FileData(
+            "folders",
+            found,
+            dict(mask=drawn),
+            classes=[str(k) for k in range(1, 255)],
+            splits={"all": list(drawn)},
+            tags={},
+        )
         data.check_heads(drawn, faults)
     faults.settle(f"{images} and {masks}", skip_bad=False)
     return data
 
 
 def refine_folder(
-    images: str | Path,                  # a folder of .jpg or .png
-    masks: str | Path,                   # a folder of PNG labels: those images are refined
+    images: str | Path,  # a folder of .jpg or .png
+    masks: str | Path,  # a folder of PNG labels: those images are refined
     chain: str | Sequence[StepConfig],
-    out: str | Path,                     # a new folder, or one begun with the same chain
+    out: str | Path,  # a new folder, or one begun with the same chain
     device: str = "auto",
     workers: int | None = None,
 ) -> Path:
@@ -261,12 +330,26 @@ def refine_folder(
     with hold(out, str(out)):
         clean(out)
         files = {i: out / f"{i}.png" for i in data.ids("all")}
-        todo = {i: p for i, p in files.items() if not p.exists() or p.stat().st_mtime_ns < data.path(i, "mask").stat().st_mtime_ns}
+        todo = {
+            i: p
+            for i, p in files.items()
+            if not p.exists() or p.stat().st_mtime_ns < data.path(i, "mask").stat().st_mtime_ns
+        }
         built = build_chain(steps, Context(data, "all", None, target, out / "networks"))
-        write_masks(partial(mask_seed, data), built, todo, out / "log.jsonl", workers or default_threads(target), {})
-        write_json(out / "result.json", dict(
-            chain=chain_text(steps), steps=built.about(), images=len(files), device=describe_device(target),
-            seconds=timing(read_log(out / "log.jsonl"), built.seconds), versions=environment()))
+        write_masks(
+            partial(mask_seed, data), built, todo, out / "log.jsonl", workers or default_threads(target), {}
+        )
+        write_json(
+            out / "result.json",
+            dict(
+                chain=chain_text(steps),
+                steps=built.about(),
+                images=len(files),
+                device=describe_device(target),
+                seconds=timing(read_log(out / "log.jsonl"), built.seconds),
+                versions=environment(),
+            ),
+        )
     return out
 
 

@@ -31,7 +31,11 @@ def label_settings(teacher: Run, data: WsssData, split: str) -> tuple[IrnStep, C
     "Thresholds and the CAM's power, as the step `irn` chooses them for this run; the CRF; and both as they are written down."
     step = IrnStep().chosen(Context(data, split, teacher))
     crf = CrfStep(preset="irn", unary="labels", gt_prob=0.7)
-    return step, crf, {k: getattr(step, k) for k in ("foreground", "background", "power")} | {"crf": crf.describe()}
+    return (
+        step,
+        crf,
+        {k: getattr(step, k) for k in ("foreground", "background", "power")} | {"crf": crf.describe()},
+    )
 
 
 def label_folder(teacher: Run, settings: dict[str, Any]) -> Path:
@@ -51,11 +55,11 @@ def infer_all(teacher: Run, data: WsssData, split: str, device: torch.device) ->
 
 # %% ../../nbs/pipeline/01_teacher.ipynb #942b4b51
 def pseudo_labels(
-    teacher: Run,          # finished; its threshold sets the power of its CAMs
+    teacher: Run,  # finished; its threshold sets the power of its CAMs
     data: WsssData,
-    split: str,            # that the teacher was trained on
+    split: str,  # that the teacher was trained on
     device: str = "auto",  # for CAMs that are missing
-) -> WsssData:             # the data with the field 'pseudo' on that split: 0 background, class + 1, 255 unknown
+) -> WsssData:  # the data with the field 'pseudo' on that split: 0 background, class + 1, 255 unknown
     "Confident labels of a run's CAMs, made once and kept in its folder (`pseudo/HASH/ID.png`); what was stopped goes on."
     target = pick_device(device)
     step, crf, settings = label_settings(teacher, data, split)
@@ -65,6 +69,14 @@ def pseudo_labels(
         if not all((folder / f"{i}.png").exists() for i in data.ids(split)):
             infer_all(teacher, data, split, target)
             write_json(folder / "settings.json", settings)
-            make = partial(ir_labels, refine=crf.build(context), foreground=step.foreground, background=step.background)
-            write_labels(context, data.ids(split), folder, lambda seed: make(seed.with_cam(seed.cam**step.power, 0)), "pseudo")
+            make = partial(
+                ir_labels, refine=crf.build(context), foreground=step.foreground, background=step.background
+            )
+            write_labels(
+                context,
+                data.ids(split),
+                folder,
+                lambda seed: make(seed.with_cam(seed.cam**step.power, 0)),
+                "pseudo",
+            )
     return add_maps(data, "pseudo", folder)

@@ -25,20 +25,29 @@ from .state import Context, Seed, StepConfig
 def best_background(context: Context) -> dict[str, Any]:
     "The constant of highest mIoU on the recipe's val split, for the masks that the steps before make. Found once, then read."
     if context.run is None:
-        raise UserError("background?score=val needs a run, whose val split it is chosen on.", "Give a number: background?score=0.4.")
+        raise UserError(
+            "background?score=val needs a run, whose val split it is chosen on.",
+            "Give a number: background?score=0.4.",
+        )
     recipe, data, file = context.run.recipe, context.data, context.folder / "background-val.json"
     if file.exists():
         return read_json(file)
     context.about_to_learn("background?score=val")
     if "mask" not in data.fields(split := recipe.splits.val):
-        raise UserError(f"{data.name} has no masks for split {split!r} to choose a background on.", "Give a number: background?score=0.4.")
+        raise UserError(
+            f"{data.name} has no masks for split {split!r} to choose a background on.",
+            "Give a number: background?score=0.4.",
+        )
     start = run_threshold(context.run)[0]
 
     def one(id: str) -> Sweep:
         seed = load_seed(context.run, data, split, id, start)
         for f in context.before:
             seed = f(seed)
-        return Sweep(len(data.classes)).update(data.load(id, ["mask"])["mask"].numpy(), seed.classes, seed.cam, id)
+        return Sweep(len(data.classes)).update(
+            data.load(id, ["mask"])["mask"].numpy(), seed.classes, seed.cam, id
+        )
+
     ids = chosen_ids(data, split, recipe.inference.limit)
     score, miou = sum(over_images(one, ids, default_threads(context.device), f"background on {split}")).best()
     write_json(file, chosen := dict(score=score, split=split, images=len(ids), miou=miou))
@@ -54,19 +63,25 @@ def power_of(threshold: float) -> float:
 @dataclass(frozen=True)
 class Background:
     "The built step: a constant, or the power."
+
     score: float | None
     power: float | None = None
-    about: dict[str, Any] = field(default_factory=dict)   # where the constant comes from
+    about: dict[str, Any] = field(default_factory=dict)  # where the constant comes from
 
     def __call__(self, seed: Seed) -> Seed:
-        rest = self.score if self.power is None else background_score(torch.from_numpy(seed.cam), self.power).numpy()
+        rest = (
+            self.score
+            if self.power is None
+            else background_score(torch.from_numpy(seed.cam), self.power).numpy()
+        )
         return seed.with_cam(seed.cam, rest)
 
 
 class BackgroundStep(StepConfig, kind="background"):
     "Another score of the background: a constant, the run's threshold, the best on val; or (1 - max)^power (PSA, Sec. 3.2)."
+
     score: Share | Literal["run", "val"] = "run"
-    power: Positive | Literal["run"] | None = None   # 'run': that of the run's threshold
+    power: Positive | Literal["run"] | None = None  # 'run': that of the run's threshold
 
     @model_validator(mode="after")
     def _one(self):
@@ -76,7 +91,10 @@ class BackgroundStep(StepConfig, kind="background"):
 
     def build(self, context: Context) -> Callable[[Seed], Seed]:
         if context.run is None and "run" in (self.power or self.score, self.power):
-            raise UserError(f"background?{'power' if self.power else 'score'}=run needs a run.", "Give a number: background?score=0.4.")
+            raise UserError(
+                f"background?{'power' if self.power else 'score'}=run needs a run.",
+                "Give a number: background?score=0.4.",
+            )
         if self.power is not None:
             power = power_of(run_threshold(context.run)[0]) if self.power == "run" else self.power
             return Background(None, power, dict(chosen=dict(power=power)) if self.power == "run" else {})

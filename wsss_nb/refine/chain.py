@@ -29,7 +29,15 @@ from .state import Context, Seed, StepConfig, seed_from_cam
 from ..run.store import Run
 
 # %% ../../nbs/refine/01_chain.ipynb #f62f87b6
-STEPS = ("background", "crf", "irn", "pamr", "psa", "sam", "superpixels")   # those of the library; others may register themselves
+STEPS = (
+    "background",
+    "crf",
+    "irn",
+    "pamr",
+    "psa",
+    "sam",
+    "superpixels",
+)  # those of the library; others may register themselves
 
 
 def pieces(text: str, separator: str) -> list[str]:
@@ -50,12 +58,19 @@ def parse_step(text: str) -> StepConfig:
     known, values = sorted({*STEPS, *StepConfig.registry}), {}
     if kind not in known:
         close = difflib.get_close_matches(kind, known, 1)
-        raise UserError(f"Chain: no step {kind!r}" + (f"; did you mean {close[0]!r}?" if close else "."), f"There are: {', '.join(known)}.")
+        raise UserError(
+            f"Chain: no step {kind!r}" + (f"; did you mean {close[0]!r}?" if close else "."),
+            f"There are: {', '.join(known)}.",
+        )
     for part in pieces(fields, "&") if fields else ():
         field, equals, value = part.partition("=")
         if not equals or not field or field in values:
-            raise UserError(f"Chain: {part!r} in {text!r} is not field=value" + " for the first time" * (field in values) + ".",
-                            "Write for instance crf?preset=irn&iterations=5.")
+            raise UserError(
+                f"Chain: {part!r} in {text!r} is not field=value"
+                + " for the first time" * (field in values)
+                + ".",
+                "Write for instance crf?preset=irn&iterations=5.",
+            )
         try:
             values[field] = json.loads(value)
         except json.JSONDecodeError:
@@ -85,9 +100,11 @@ def value_text(value: Any) -> str:
 
 def chain_text(steps: Iterable[StepConfig]) -> str:
     "The chain as a string, the other way round: only what differs from the defaults is written."
+
     def one(step: StepConfig) -> str:
         said = step.model_dump(mode="json", exclude_defaults=True)
         return step.kind + "?" * bool(said) + "&".join(f"{k}={value_text(v)}" for k, v in said.items())
+
     return ",".join(map(one, steps))
 
 # %% ../../nbs/refine/01_chain.ipynb #f1bd3c0c
@@ -113,9 +130,10 @@ def load_seed(run: Run, data: WsssData, split: str, id: str, background: float) 
 @dataclass(frozen=True)
 class BuiltChain:
     "A chain ready for images; it may be called from several threads."
+
     steps: tuple[StepConfig, ...]
     functions: tuple[Callable[[Seed], Seed], ...]
-    seconds: tuple[float, ...]     # that building each step took: training, where it learns
+    seconds: tuple[float, ...]  # that building each step took: training, where it learns
 
     def __call__(self, seed: Seed) -> Seed:
         return self.timed(seed)[0]
@@ -139,7 +157,11 @@ def build_chain(steps: Sequence[StepConfig], context: Context) -> BuiltChain:
     functions, seconds = [], []
     for i, step in enumerate(steps):
         began = time.perf_counter()
-        functions.append(step.build(replace(context, before=tuple(functions), folder=context.folder / chain_name(steps[:i]))))
+        functions.append(
+            step.build(
+                replace(context, before=tuple(functions), folder=context.folder / chain_name(steps[:i]))
+            )
+        )
         seconds.append(time.perf_counter() - began)
     return BuiltChain(tuple(steps), tuple(functions), tuple(seconds))
 
@@ -150,11 +172,18 @@ def default_threads(device: torch.device) -> int:
     return cores if device.type == "cpu" else min(cores, 4)
 
 
-def over_images(work: Callable[[str], Any], ids: Sequence[str], workers: int = 1, title: str = "") -> Iterator[Any]:
+def over_images(
+    work: Callable[[str], Any], ids: Sequence[str], workers: int = 1, title: str = ""
+) -> Iterator[Any]:
     "`work(id)` for all ids, as they finish. An error or Ctrl-C ends those that are on and starts no more."
     threads = torch.get_num_threads()
     bar = tqdm(total=len(ids), desc=title, unit="image", delay=2, mininterval=1)
-    with bar, ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)) as pool:
+    with (
+        bar,
+        ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)
+        ) as pool,
+    ):
         try:
             for future in as_completed([pool.submit(work, i) for i in ids]):
                 yield future.result()

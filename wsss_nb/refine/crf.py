@@ -24,7 +24,15 @@ from tqdm.auto import tqdm
 from ..core import UserError
 from ..run.recipe import Count, NonNegative, Positive, Share
 from .parts.crf_torch import TorchKernel
-from .parts.lattice import BLOCK, Lattice, bilateral_features, blur, slice_add, spatial_features, splat
+from wsss_nb.refine.parts.lattice import (
+    BLOCK,
+    Lattice,
+    bilateral_features,
+    blur,
+    slice_add,
+    spatial_features,
+    splat,
+)
 from .state import Context, Seed, StepConfig
 from .parts.unary import CrfPreset, crf_preset, unary_from_labels, unary_from_scores
 
@@ -34,26 +42,34 @@ def _exp(x):
     "e^x of a float32 x <= 0 to one part in 10^7 (Cephes' polynomial); a plain expression, so loops over it become vector instructions."
     x = max(x, np.float32(-87))
     n = np.rint(x * np.float32(1.44269504))
-    r = x - n * np.float32(.693359375) + n * np.float32(2.12194440e-4)
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
     y = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
     y = (y * r + np.float32(8.3334519073e-3)) * r + np.float32(4.1665795894e-2)
-    y = (y * r + np.float32(1.6666665459e-1)) * r + np.float32(.5)
-    return (y * r * r + r + np.float32(1)) * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    y = (y * r + np.float32(1.6666665459e-1)) * r + np.float32(0.5)
+    return (y * r * r + r + np.float32(1)) * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(
+        np.float32
+    )
 
 
 @njit(nogil=True, cache=True)
 def _softmax(e, top, labels, count):
     "Softmax of a block of energies [L, BLOCK], in place."
-    for p in range(count): top[p] = e[0, p]
+    for p in range(count):
+        top[p] = e[0, p]
     for l in range(1, labels):
-        for p in range(count): top[p] = max(top[p], e[l, p])
+        for p in range(count):
+            top[p] = max(top[p], e[l, p])
     for l in range(labels):
-        for p in range(count): e[l, p] = _exp(e[l, p] - top[p])
-    for p in range(count): top[p] = e[0, p]
+        for p in range(count):
+            e[l, p] = _exp(e[l, p] - top[p])
+    for p in range(count):
+        top[p] = e[0, p]
     for l in range(1, labels):
-        for p in range(count): top[p] += e[l, p]
+        for p in range(count):
+            top[p] += e[l, p]
     for l in range(labels):
-        for p in range(count): e[l, p] /= top[p]
+        for p in range(count):
+            e[l, p] /= top[p]
 
 # %% ../../nbs/refine/06_crf.ipynb #19175ee6
 @njit(nogil=True, cache=True)
@@ -65,29 +81,59 @@ def _pass(unary, s_corners, s_weights, s, s_next, b_corners, b_weights, b, b_nex
     for first in range(0, N, BLOCK):
         n = min(BLOCK, N - first)
         for p in range(n):
-            for c in range(x.shape[1]): x[p, c] = 0
+            for c in range(x.shape[1]):
+                x[p, c] = 0
         slice_add(s_corners, s_weights, first, n, s, x, 3)
         slice_add(b_corners, b_weights, first, n, b, x, 6)
         for l in range(labels - 1):
-            for p in range(n): e[l, p] = x[p, l] - unary[l, first + p]
-        for p in range(n): e[labels - 1, p] = -unary[labels - 1, first + p]
+            for p in range(n):
+                e[l, p] = x[p, l] - unary[l, first + p]
+        for p in range(n):
+            e[labels - 1, p] = -unary[labels - 1, first + p]
         _softmax(e, top, labels, n)
         if q.size:
             for l in range(labels):
-                for p in range(n): q[l, first + p] = e[l, p]
+                for p in range(n):
+                    q[l, first + p] = e[l, p]
         else:
             for l in range(labels - 1):
-                for p in range(n): x[p, l] = e[l, p] - e[labels - 1, p]
+                for p in range(n):
+                    x[p, l] = e[l, p] - e[labels - 1, p]
             splat(s_corners, s_weights, first, n, x, s_next, 3)
             splat(b_corners, b_weights, first, n, x, b_next, 6)
 
 
 @njit(nogil=True, cache=True)
-def _mean_field(unary, q, s_corners, s_weights, s_neighbours, s, s_next, b_corners, b_weights, b_neighbours, b, b_next, iterations):
+def _mean_field(
+    unary,
+    q,
+    s_corners,
+    s_weights,
+    s_neighbours,
+    s,
+    s_next,
+    b_corners,
+    b_weights,
+    b_neighbours,
+    b,
+    b_next,
+    iterations,
+):
     "Mean field of unary [L, N] into q [L, N]; s and b are fields of zeros."
     later = q[:, :0]
     for i in range(iterations + 1):
-        _pass(unary, s_corners, s_weights, s, s_next, b_corners, b_weights, b, b_next, q if i == iterations else later)
+        _pass(
+            unary,
+            s_corners,
+            s_weights,
+            s,
+            s_next,
+            b_corners,
+            b_weights,
+            b,
+            b_next,
+            q if i == iterations else later,
+        )
         if i < iterations:
             s, s_next = blur(s_next, s, s_neighbours)
             b, b_next = blur(b_next, b, b_neighbours)
@@ -107,45 +153,54 @@ def _spatial(h: int, w: int, sxy: float, compat: float) -> Lattice:
     return _normalised(spatial_features(h, w, sxy), compat)
 
 
-def rgb_image(image: ndarray, id: str = "") -> ndarray:   # uint8 [H, W, 3]
+def rgb_image(image: ndarray, id: str = "") -> ndarray:  # uint8 [H, W, 3]
     "uint8 [H, W, 3] as it is, grey [H, W] or [H, W, 1] three times; anything else is a UserError."
     image = np.asarray(image)
     if image.ndim == 2 or image.shape[2:] == (1,):
         image = np.repeat(image.reshape(*image.shape[:2], 1), 3, 2)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise UserError(f"{id or 'image'}: a CRF wants uint8 [H, W, 3] or grey [H, W], not {image.dtype} {list(image.shape)}.",
-                        "Convert it to 8-bit RGB (drop an alpha channel).")
+        raise UserError(
+            f"{id or 'image'}: a CRF wants uint8 [H, W, 3] or grey [H, W], not {image.dtype} {list(image.shape)}.",
+            "Convert it to 8-bit RGB (drop an alpha channel).",
+        )
     return np.ascontiguousarray(image)
 
 # %% ../../nbs/refine/06_crf.ipynb #274ad08b
-def merge_unlikely(unary: ndarray, prune: float) -> tuple[ndarray, ndarray]:   # [L, N] -> [K, N] or [K+1, N], bool [L]
+def merge_unlikely(
+    unary: ndarray, prune: float
+) -> tuple[ndarray, ndarray]:  # [L, N] -> [K, N] or [K+1, N], bool [L]
     "Labels that nowhere reach `prune` times the probability of the pixel's best become one, the last; which ones stayed."
     best = unary.min(0)
     keep = np.array([prune <= 0 or (u - best).min() <= -np.log(prune) for u in unary])
-    if keep.all(): return np.ascontiguousarray(unary), keep
+    if keep.all():
+        return np.ascontiguousarray(unary), keep
     rest = sum(np.exp(best - u) for u in unary[~keep])
     return np.concatenate([unary[keep], (best - np.log(rest + np.float32(1e-30)))[None]]), keep
 
 
-def halve(x: ndarray) -> ndarray:   # [C, H, W] -> [C, ceil(H/2), ceil(W/2)]
+def halve(x: ndarray) -> ndarray:  # [C, H, W] -> [C, ceil(H/2), ceil(W/2)]
     "Mean of 2 x 2 pixels."
-    return F.avg_pool2d(torch.from_numpy(np.ascontiguousarray(x, np.float32)), 2, ceil_mode=True, count_include_pad=False).numpy()
+    return F.avg_pool2d(
+        torch.from_numpy(np.ascontiguousarray(x, np.float32)), 2, ceil_mode=True, count_include_pad=False
+    ).numpy()
 
 # %% ../../nbs/refine/06_crf.ipynb #173f322a
 class ImageKernel:
     "The pairwise kernels of one image, shared by all its unaries."
+
     def __init__(
         self,
-        image: ndarray,                     # uint8 [H, W, 3] or grey
+        image: ndarray,  # uint8 [H, W, 3] or grey
         preset: str | CrfPreset = "psa",
-        half: bool = False,                 # half resolution: about twice as fast, moves 1 to 2 % of the pixels
-        device: torch.device | str = "cpu", # elsewhere the torch lattice does the work
+        half: bool = False,  # half resolution: about twice as fast, moves 1 to 2 % of the pixels
+        device: torch.device | str = "cpu",  # elsewhere the torch lattice does the work
         id: str = "",
     ):
         self.preset, self.half, self.id, self.device = crf_preset(preset), half, id, torch.device(device)
         self.image = rgb_image(image, id)
         self.size, self.scale = self.image.shape[:2], 2 if half else 1
-        if half: self.image = halve(self.image.transpose(2, 0, 1)).round().astype(np.uint8).transpose(1, 2, 0)
+        if half:
+            self.image = halve(self.image.transpose(2, 0, 1)).round().astype(np.uint8).transpose(1, 2, 0)
 
     @cached_property
     def kernel(self) -> Callable[[ndarray, int], ndarray]:
@@ -153,49 +208,62 @@ class ImageKernel:
         p, s, shape = self.preset, self.scale, self.image.shape[:2]
         colour = bilateral_features(self.image, p.sxy / s, p.srgb)
         if self.device.type != "cpu":
-            return TorchKernel([(spatial_features(*shape, p.gauss_sxy / s), p.gauss_compat), (colour, p.compat)], self.device)
+            return TorchKernel(
+                [(spatial_features(*shape, p.gauss_sxy / s), p.gauss_compat), (colour, p.compat)], self.device
+            )
         lattices = _spatial(*shape, p.gauss_sxy / s, p.gauss_compat), _normalised(colour, p.compat)
+
         def infer(unary, iterations):
-            fields = [x for l in lattices for x in (l.corners, l.weights, l.neighbours, *l.room(len(unary) - 1))]
+            fields = [
+                x for l in lattices for x in (l.corners, l.weights, l.neighbours, *l.room(len(unary) - 1))
+            ]
             q = np.empty_like(unary)
             _mean_field(unary, q, *fields, iterations)
             return q
+
         return infer
 
     def infer(
         self,
-        unary: ndarray,                     # energies [L, H, W]
-        iterations: int | None = None,      # default the preset's
-        prune: float = 1e-3,                # labels less likely than this beside the best are merged; 0 keeps all
-    ) -> ndarray:                           # Q, float32 [L, H, W]
+        unary: ndarray,  # energies [L, H, W]
+        iterations: int | None = None,  # default the preset's
+        prune: float = 1e-3,  # labels less likely than this beside the best are merged; 0 keeps all
+    ) -> ndarray:  # Q, float32 [L, H, W]
         "Mean field."
         unary = np.asarray(unary, np.float32)
         if unary.shape[1:] != self.size or not unary.size or not np.isfinite(unary.min() + unary.max()):
-            raise UserError(f"{self.id or 'image'}: a unary {list(unary.shape)} with values from {unary.min(initial=np.inf):.3g} to "
-                            f"{unary.max(initial=-np.inf):.3g} for an image of {list(self.size)}.",
-                            "Give finite energies [labels, H, W] at the image's size.")
+            raise UserError(
+                f"{self.id or 'image'}: a unary {list(unary.shape)} with values from {unary.min(initial=np.inf):.3g} to "
+                f"{unary.max(initial=-np.inf):.3g} for an image of {list(self.size)}.",
+                "Give finite energies [labels, H, W] at the image's size.",
+            )
         small = halve(unary) if self.half else unary
         flat = small.reshape(len(small), -1)
         few, keep = merge_unlikely(flat, prune)
         q = np.zeros(flat.shape, np.float32)
         iterations = self.preset.iterations if iterations is None else iterations
-        q[keep] = self.kernel(few, iterations)[:keep.sum()] if keep.sum() > 1 else 1
+        q[keep] = self.kernel(few, iterations)[: keep.sum()] if keep.sum() > 1 else 1
         q = q.reshape(small.shape)
-        return F.interpolate(torch.from_numpy(q)[None], self.size, mode="bilinear")[0].numpy() if self.half else q
+        return (
+            F.interpolate(torch.from_numpy(q)[None], self.size, mode="bilinear")[0].numpy()
+            if self.half
+            else q
+        )
 
-    def __call__(self, scores: ndarray, **options) -> ndarray:   # [L, H, W] -> Q [L, H, W]
+    def __call__(self, scores: ndarray, **options) -> ndarray:  # [L, H, W] -> Q [L, H, W]
         "Unary of scores, or of their best label where the preset says so, then mean field."
         unary = unary_from_scores(scores, id=self.id)
-        if self.preset.unary == "labels": unary = unary_from_labels(np.argmax(scores, 0), len(scores), self.preset.gt_prob)
+        if self.preset.unary == "labels":
+            unary = unary_from_labels(np.argmax(scores, 0), len(scores), self.preset.gt_prob)
         return self.infer(unary, **options)
 
 # %% ../../nbs/refine/06_crf.ipynb #bc54853f
 def crf(
-    image: ndarray,                     # uint8 [H, W, 3] or grey
-    scores: ndarray,                    # [L, H, W], background first
+    image: ndarray,  # uint8 [H, W, 3] or grey
+    scores: ndarray,  # [L, H, W], background first
     preset: str | CrfPreset = "psa",
-    **options,                          # of `ImageKernel` (half, device), of `infer` (prune), or fields of the preset
-) -> ndarray:                           # Q, float32 [L, H, W]
+    **options,  # of `ImageKernel` (half, device), of `infer` (prune), or fields of the preset
+) -> ndarray:  # Q, float32 [L, H, W]
     "Dense CRF of one image and its scores, in one call."
     infer = {k: options.pop(k) for k in ("prune",) if k in options}
     build = {k: options.pop(k) for k in ("half", "device", "id") if k in options}
@@ -204,24 +272,29 @@ def crf(
 # %% ../../nbs/refine/06_crf.ipynb #ef90e1a2
 def warm_up() -> None:
     "Compile the kernels, or load them from numba's cache, if that has not happened in this process."
-    if _mean_field.signatures: return
+    if _mean_field.signatures:
+        return
     with tqdm(total=1, desc="CRF: compiling", leave=False) as bar:
         ImageKernel(np.zeros((2, 2, 3), np.uint8)).infer(np.zeros((2, 2, 2)), 1)
         bar.update()
 
 
 def crf_images(
-    jobs: Iterable[tuple[ndarray, ndarray | Sequence[ndarray]]],   # image and scores [L, H, W], or several scores of that image
+    jobs: Iterable[
+        tuple[ndarray, ndarray | Sequence[ndarray]]
+    ],  # image and scores [L, H, W], or several scores of that image
     preset: str | CrfPreset = "psa",
-    workers: int | None = None,                                    # threads; default one per core
-    total: int | None = None,                                      # for the progress bar
-    **options,                                                     # of `ImageKernel`
-) -> Iterator[ndarray | list[ndarray]]:                            # Q per scores, in order
+    workers: int | None = None,  # threads; default one per core
+    total: int | None = None,  # for the progress bar
+    **options,  # of `ImageKernel`
+) -> Iterator[ndarray | list[ndarray]]:  # Q per scores, in order
     "CRF of many images over a thread pool; jobs are drawn as they are needed."
     warm_up()
+
     def one(image, scores):
         kernel = ImageKernel(image, preset, **options)
         return kernel(scores) if isinstance(scores, ndarray) else [kernel(s) for s in scores]
+
     workers, waiting = workers or os.cpu_count() or 1, deque()
     with ThreadPoolExecutor(workers) as pool, tqdm(total=total, desc="CRF", unit="image") as bar:
         try:
@@ -234,7 +307,8 @@ def crf_images(
                 yield waiting.popleft().result()
                 bar.update()
         finally:
-            for future in waiting: future.cancel()
+            for future in waiting:
+                future.cancel()
 
 # %% ../../nbs/refine/06_crf.ipynb #643b4f6a
 def scaled(preset: CrfPreset, factor: float) -> CrfPreset:
@@ -244,6 +318,7 @@ def scaled(preset: CrfPreset, factor: float) -> CrfPreset:
 
 class CrfStep(StepConfig, kind="crf"):
     "Dense CRF of the scores; fields left None are the preset's."
+
     preset: Literal["psa", "irn", "deeplab", "mctformer"] = "psa"
     unary: Literal["scores", "labels"] | None = None
     iterations: Count | None = None
@@ -253,9 +328,9 @@ class CrfStep(StepConfig, kind="crf"):
     srgb: Positive | None = None
     compat: NonNegative | None = None
     gt_prob: Annotated[float, Field(gt=0, lt=1)] | None = None
-    prune: Share = 1e-3      # labels that are nowhere this likely beside the best are merged into one
-    half: bool = False       # half resolution
-    relative: bool = False   # both sxy are for VOC's 500 pixels along the long side, and scaled with the image (PSA's scale_factor)
+    prune: Share = 1e-3  # labels that are nowhere this likely beside the best are merged into one
+    half: bool = False  # half resolution
+    relative: bool = False  # both sxy are for VOC's 500 pixels along the long side, and scaled with the image (PSA's scale_factor)
 
     def settings(self) -> CrfPreset:
         "The preset with this step's changes."
@@ -267,9 +342,12 @@ class CrfStep(StepConfig, kind="crf"):
 
     def build(self, context: Context) -> Callable[[Seed], Seed]:
         preset = self.settings()
-        if context.device.type == "cpu": warm_up()
+        if context.device.type == "cpu":
+            warm_up()
+
         def step(seed: Seed) -> Seed:
             mine = scaled(preset, max(seed.image.shape[:2]) / 500) if self.relative else preset
             kernel = ImageKernel(seed.image, mine, self.half, context.device, seed.id)
             return seed.with_scores(kernel(seed.scores, prune=self.prune))
+
         return step

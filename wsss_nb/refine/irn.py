@@ -30,32 +30,62 @@ from .state import Context, Seed, StepConfig
 from .parts.walk import boundary_affinity, random_walk, walk_steps
 
 # %% ../../nbs/refine/08_irn.ipynb #b7e42b30
-PRESETS: dict[str, dict[str, Any]] = {  # a run's preset -> what a step leaves open; the paper's first. `power` is the run's where not said
-    "paper": dict(power=1.0, pull=1.0, radius=10, width=256,
-                  schedule=FitSchedule(epochs=3, batch_size=32, lr=0.1, head_mult=10, momentum=1e-4)),
-    "small": dict(pull=4.0, radius=8, width=256, schedule=FitSchedule(epochs=None, steps=400, batch_size=8, lr=0.1, head_mult=0.6)),
-    "quick": dict(pull=4.0, radius=6, width=128, schedule=FitSchedule(epochs=None, steps=150, batch_size=8, lr=0.1, head_mult=0.6)),
-    "demo": dict(pull=4.0, radius=6, width=128, schedule=FitSchedule(epochs=None, steps=250, batch_size=8, lr=0.1, head_mult=0.6)),
-    "smoke": dict(pull=4.0, radius=4, width=32, schedule=FitSchedule(epochs=None, steps=10, batch_size=4, lr=0.1, head_mult=0.6)),
+PRESETS: dict[
+    str, dict[str, Any]
+] = {  # a run's preset -> what a step leaves open; the paper's first. `power` is the run's where not said
+    "paper": dict(
+        power=1.0,
+        pull=1.0,
+        radius=10,
+        width=256,
+        schedule=FitSchedule(epochs=3, batch_size=32, lr=0.1, head_mult=10, momentum=1e-4),
+    ),
+    "small": dict(
+        pull=4.0,
+        radius=8,
+        width=256,
+        schedule=FitSchedule(epochs=None, steps=400, batch_size=8, lr=0.1, head_mult=0.6),
+    ),
+    "quick": dict(
+        pull=4.0,
+        radius=6,
+        width=128,
+        schedule=FitSchedule(epochs=None, steps=150, batch_size=8, lr=0.1, head_mult=0.6),
+    ),
+    "demo": dict(
+        pull=4.0,
+        radius=6,
+        width=128,
+        schedule=FitSchedule(epochs=None, steps=250, batch_size=8, lr=0.1, head_mult=0.6),
+    ),
+    "smoke": dict(
+        pull=4.0,
+        radius=4,
+        width=32,
+        schedule=FitSchedule(epochs=None, steps=10, batch_size=4, lr=0.1, head_mult=0.6),
+    ),
 }
 
 
 class IrnStep(StepConfig, kind="irn"):
     "Train IRN on the CAMs of the run's training split, then walk along its affinities (IRN Sec. 4, 5). None: as in PRESETS."
-    foreground: Share = 0.30                   # CAM above which a pixel is confident foreground in training
-    background: Share = 0.05                   # CAM below which a pixel is confident background in training
-    power: Positive | None = None              # the CAM is raised to it first; None: 1 (paper), else so that the run's threshold fits
-    pull: Positive | None = None               # weight of the foreground's displacement loss
-    radius: Annotated[int, Field(ge=2, le=16)] | None = None   # of training pairs, positions of the grid
-    width: Annotated[int, Field(ge=8)] | None = None           # channels of the displacement branch
-    schedule: FitSchedule | None = None        # `head_mult`: learning-rate factor of the displacement branch
-    trunk: Literal["auto", "pretrained", "run"] = "auto"       # weights of the frozen backbone
+
+    foreground: Share = 0.30  # CAM above which a pixel is confident foreground in training
+    background: Share = 0.05  # CAM below which a pixel is confident background in training
+    power: Positive | None = (
+        None  # the CAM is raised to it first; None: 1 (paper), else so that the run's threshold fits
+    )
+    pull: Positive | None = None  # weight of the foreground's displacement loss
+    radius: Annotated[int, Field(ge=2, le=16)] | None = None  # of training pairs, positions of the grid
+    width: Annotated[int, Field(ge=8)] | None = None  # channels of the displacement branch
+    schedule: FitSchedule | None = None  # `head_mult`: learning-rate factor of the displacement branch
+    trunk: Literal["auto", "pretrained", "run"] = "auto"  # weights of the frozen backbone
     seed: Annotated[int, Field(ge=0)] = 0
-    flip: bool = True                          # average with the mirror image
-    walk_radius: Annotated[int, Field(ge=2, le=16)] = 5        # of the walk's pairs, positions of the grid
-    beta: Positive = 10                        # power of the affinities
-    steps: Count | None = None                 # of the walk; None: `walk_steps`
-    score: Share = 0.25                        # of the background, where the walked CAM's maximum is 1
+    flip: bool = True  # average with the mirror image
+    walk_radius: Annotated[int, Field(ge=2, le=16)] = 5  # of the walk's pairs, positions of the grid
+    beta: Positive = 10  # power of the affinities
+    steps: Count | None = None  # of the walk; None: `walk_steps`
+    score: Share = 0.25  # of the background, where the walked CAM's maximum is 1
 
     def build(self, context: Context) -> "IrnWalk":
         step = self.chosen(context)
@@ -65,11 +95,15 @@ class IrnStep(StepConfig, kind="irn"):
     def chosen(self, context: Context) -> "IrnStep":
         "With every None replaced: by the preset's value, the power by what the run's threshold asks for (after other steps: 1)."
         if context.run is None:
-            raise UserError("IRN learns from the CAMs of a run.", "Refine a run's seeds, not a folder of masks.")
+            raise UserError(
+                "IRN learns from the CAMs of a run.", "Refine a run's seeds, not a folder of masks."
+            )
         default = PRESETS.get(context.run.recipe.preset, PRESETS["paper"])
         values = {k: v for k, v in default.items() if getattr(self, k) is None}
         if said := self.schedule:  # what it does not say stays the preset's
-            values["schedule"] = default["schedule"].model_copy(update={k: getattr(said, k) for k in said.model_fields_set})
+            values["schedule"] = default["schedule"].model_copy(
+                update={k: getattr(said, k) for k in said.model_fields_set}
+            )
         if self.power is None and "power" not in values:
             values["power"] = 1.0 if context.before else paper_power(run_threshold(context.run)[0])
         return self.model_copy(update=values)
@@ -92,25 +126,45 @@ def train_irn(step: IrnStep, context: Context) -> tuple[Irn, dict[str, Any]]:  #
     if not (folder / "model.safetensors").exists():
         crf = CrfStep(preset="irn", unary="labels", gt_prob=0.7).build(context)
         make = partial(ir_labels, refine=crf, foreground=step.foreground, background=step.background)
-        write_labels(context, ids, folder / "labels", lambda seed: make(seed.with_cam(seed.cam**step.power, 0)))
+        write_labels(
+            context, ids, folder / "labels", lambda seed: make(seed.with_cam(seed.cam**step.power, 0))
+        )
     edges = list(net.head.edges.parameters()) + list(net.head.edge.parameters())
     moves = [p for k in ("moves", "merges", "move") for p in getattr(net.head, k).parameters()]
-    crops = Crops(context.data, folder / "labels", train_transform(recipe.augment.crop, recipe.augment.long_side), STRIDE)
+    crops = Crops(
+        context.data,
+        folder / "labels",
+        train_transform(recipe.augment.crop, recipe.augment.long_side),
+        STRIDE,
+    )
     loss = partial(irn_loss, stages=net.stages, radius=step.radius, pull=step.pull)
-    fit(net.head, ids, crops, loss, folder, step.schedule, step.seed, context.device,
-        [(edges, 1.0), (moves, step.schedule.head_mult)], desc="IRN")
+    fit(
+        net.head,
+        ids,
+        crops,
+        loss,
+        folder,
+        step.schedule,
+        step.seed,
+        context.device,
+        [(edges, 1.0), (moves, step.schedule.head_mult)],
+        desc="IRN",
+    )
     return net.eval(), settings | {"images": len(ids), "network": folder.name}
 
 # %% ../../nbs/refine/08_irn.ipynb #69aa4c02
 @dataclass(frozen=True)
 class IrnWalk:
     "IRN's refinement of one image; `see` gives boundary and displacement."
+
     net: Irn
     step: IrnStep
     device: torch.device
     about: dict[str, Any]
 
-    def see(self, image: ndarray) -> tuple[Tensor, Tensor]:  # uint8 [H, W, 3] -> boundary [h, w], displacement [2, h, w]
+    def see(
+        self, image: ndarray
+    ) -> tuple[Tensor, Tensor]:  # uint8 [H, W, 3] -> boundary [h, w], displacement [2, h, w]
         "What the network sees in an image."
         x = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255
         boundary, move = self.net.predict(x, self.step.flip)
@@ -131,6 +185,8 @@ class IrnWalk:
         if not len(seed.classes):
             return seed
         boundary, _ = self.see(seed.image)
-        walked = enlarge(self.walk(self.on_grid(seed, boundary.shape), boundary)[None], seed.image.shape[:2])[0]
+        walked = enlarge(self.walk(self.on_grid(seed, boundary.shape), boundary)[None], seed.image.shape[:2])[
+            0
+        ]
         walked = walked / walked.amax((-2, -1), keepdim=True).clamp(min=1e-12)
         return seed.with_cam(walked.cpu().numpy(), self.step.score)

@@ -25,7 +25,9 @@ def offsets(dilations: Sequence[int]) -> list[tuple[int, int]]:
     return [(d * y, d * x) for d in dilations for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]
 
 
-def padded(x: Tensor, dilations: Sequence[int]) -> Tensor:  # [B, C, H, W] -> [B, C, H+2m, W+2m], m the largest dilation
+def padded(
+    x: Tensor, dilations: Sequence[int]
+) -> Tensor:  # [B, C, H, W] -> [B, C, H+2m, W+2m], m the largest dilation
     "The maps continued by their edge pixels."
     return F.pad(x, [max(dilations)] * 4, mode="replicate")
 
@@ -35,14 +37,14 @@ def shifted(x: Tensor, dilations: Sequence[int]) -> Iterator[Tensor]:  # padded 
     m = max(dilations)
     H, W = x.shape[-2] - 2 * m, x.shape[-1] - 2 * m
     for y, x0 in offsets(dilations):
-        yield x[..., m + y:m + y + H, m + x0:m + x0 + W]
+        yield x[..., m + y : m + y + H, m + x0 : m + x0 + W]
 
 # %% ../../nbs/refine/02_pamr.ipynb #aea4badc
 @torch.no_grad()
 def affinity(
-    image: Tensor,             # in [0, 1], [B, 3, H, W]
+    image: Tensor,  # in [0, 1], [B, 3, H, W]
     dilations: Sequence[int],  # pixels
-) -> Tensor:                   # [B, 8D, H, W], sums to 1 over the neighbours
+) -> Tensor:  # [B, 8D, H, W], sums to 1 over the neighbours
     "How much each neighbour counts; a property of the image, so no gradient flows through it."
     image = image.to(torch.promote_types(image.dtype, torch.float32))
     near, total, squares, difference = padded(image, dilations), *(torch.zeros_like(image) for _ in range(3))
@@ -57,7 +59,9 @@ def affinity(
     for v, w in zip(shifted(near, dilations), weights.unbind(1)):
         red, green, blue = torch.sub(v, image, out=difference).abs_().mul_(scale).unbind(1)
         torch.add(red, green, out=w).add_(blue)
-    weights.sub_(weights.amax(1, keepdim=True)).exp_()   # softmax in place: a second copy would be the largest tensor here
+    weights.sub_(
+        weights.amax(1, keepdim=True)
+    ).exp_()  # softmax in place: a second copy would be the largest tensor here
     return weights.div_(weights.sum(1, keepdim=True))
 
 # %% ../../nbs/refine/02_pamr.ipynb #3a27c2ac
@@ -65,7 +69,9 @@ class NeighbourMean(torch.autograd.Function):
     "One iteration: each pixel becomes the weighted mean of its neighbours. Differentiable (once) in the mask."
 
     @staticmethod
-    def forward(ctx, mask: Tensor, weights: Tensor, dilations: Sequence[int]) -> Tensor:  # padded, [B, 8D, H, W] -> [B, C, H, W]
+    def forward(
+        ctx, mask: Tensor, weights: Tensor, dilations: Sequence[int]
+    ) -> Tensor:  # padded, [B, 8D, H, W] -> [B, C, H, W]
         ctx.save_for_backward(weights)
         ctx.dilations, ctx.shape = dilations, mask.shape
         out = mask.new_zeros(*mask.shape[:2], *weights.shape[-2:])
@@ -76,7 +82,7 @@ class NeighbourMean(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        weights, = ctx.saved_tensors
+        (weights,) = ctx.saved_tensors
         out = gradient.new_zeros(ctx.shape)
         for v, w in zip(shifted(out, ctx.dilations), weights.unsqueeze(2).unbind(1)):
             v.addcmul_(w, gradient)
@@ -97,10 +103,12 @@ class PAMR(nn.Module):
     def forward(
         self,
         image: Tensor,  # in [0, 1], [B, 3, H, W]; no gradient flows to it
-        mask: Tensor,   # scores or probabilities, [B, C, h, w]; enlarged (bilinear) to the image's size
-    ) -> Tensor:        # float32 (or float64, if the mask is), [B, C, H, W]; keeps sums over C and never leaves the mask's range
+        mask: Tensor,  # scores or probabilities, [B, C, h, w]; enlarged (bilinear) to the image's size
+    ) -> Tensor:  # float32 (or float64, if the mask is), [B, C, H, W]; keeps sums over C and never leaves the mask's range
         if image.ndim != 4 or mask.ndim != 4 or len(image) != len(mask):
-            raise UserError(f"PAMR needs images [B, 3, H, W] and masks [B, C, h, w], not {list(image.shape)} and {list(mask.shape)}.")
+            raise UserError(
+                f"PAMR needs images [B, 3, H, W] and masks [B, C, h, w], not {list(image.shape)} and {list(mask.shape)}."
+            )
         with torch.autocast(image.device.type, enabled=False):
             mask = mask.to(torch.promote_types(mask.dtype, torch.float32))
             if mask.shape[-2:] != image.shape[-2:]:
@@ -113,6 +121,7 @@ class PAMR(nn.Module):
 # %% ../../nbs/refine/02_pamr.ipynb #1f66ab56
 class PamrStep(StepConfig, kind="pamr"):
     "PAMR on a seed's scores."
+
     iterations: Annotated[int, Field(ge=0)] = 10
     dilations: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
 
@@ -124,4 +133,5 @@ class PamrStep(StepConfig, kind="pamr"):
             image = torch.from_numpy(seed.image).to(context.device).permute(2, 0, 1)[None] / 255
             scores = torch.from_numpy(seed.scores).to(context.device)[None]
             return seed.with_scores(layer(image, scores)[0].cpu().numpy())
+
         return step

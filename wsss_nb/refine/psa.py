@@ -30,32 +30,42 @@ from ..run.recipe import Count, NonNegative, Positive, Recipe, Share
 from .chain import run_threshold
 from .crf import CrfStep
 from .parts.fit import FitSchedule, fit, run_trunk
-from .parts.irn_labels import BACKGROUND, DIFFERENT, FOREGROUND, Crops, pair_kinds, trainable_ids, write_labels
+from wsss_nb.refine.parts.irn_labels import (
+    BACKGROUND,
+    DIFFERENT,
+    FOREGROUND,
+    Crops,
+    pair_kinds,
+    trainable_ids,
+    write_labels,
+)
 from .state import Context, Seed, StepConfig
 from .parts.walk import feature_affinity, pair_mask, random_walk, walk_steps
 from ..run.store import Run
 
 # %% ../../nbs/refine/07_psa.ipynb #19c70614
 def psa_labels(
-    seed: Seed,                        # its CAM in [0, 1]
-    refine: Callable[[Seed], Seed],    # a CRF from scores, preset psa
-    low: float = 4,                    # alpha of the strong background: what stays foreground is sure
-    high: float = 32,                  # alpha of the weak background: what stays background is sure
-) -> ndarray:                          # uint8 [H, W]: 0 background, class + 1, 255 unknown
+    seed: Seed,  # its CAM in [0, 1]
+    refine: Callable[[Seed], Seed],  # a CRF from scores, preset psa
+    low: float = 4,  # alpha of the strong background: what stays foreground is sure
+    high: float = 32,  # alpha of the weak background: what stays background is sure
+) -> ndarray:  # uint8 [H, W]: 0 background, class + 1, 255 unknown
     "Confident labels from the CAM against two backgrounds (PSA Sec. 3.2; where they contradict, background, as released)."
     if not 0 < low <= high:
         raise UserError(f"alpha {low} (low) and {high} (high) are not in order.", "0 < low <= high.")
     if not len(seed.classes):
         return np.zeros(seed.image.shape[:2], np.uint8)
     cam = torch.from_numpy(seed.cam)
-    strong, weak = (refine(seed.with_cam(seed.cam, background_score(cam, alpha).numpy())).mask() for alpha in (low, high))
+    strong, weak = (
+        refine(seed.with_cam(seed.cam, background_score(cam, alpha).numpy())).mask() for alpha in (low, high)
+    )
     return np.where(weak == 0, 0, np.where(strong > 0, strong, IGNORE)).astype(np.uint8)
 
 # %% ../../nbs/refine/07_psa.ipynb #0438a355
 def calibrated(
     seed: Seed,
-    threshold: float,       # where its objects end, in (0, 1): the run's
-    anchor: float = 0.2,   # where they shall end
+    threshold: float,  # where its objects end, in (0, 1): the run's
+    anchor: float = 0.2,  # where they shall end
 ) -> Seed:
     "The seed with CAMs to the power of log(anchor) / log(threshold)."
     return seed.with_cam(seed.cam ** (np.log(anchor) / np.log(np.clip(threshold, 0.01, 0.99))), anchor)
@@ -71,92 +81,156 @@ def grid_size(height: int, width: int) -> tuple[int, int]:
 
 class AffinityNet(nn.Module):
     "Affinity features from the last three stages of any backbone (PSA Fig. 3)."
+
     def __init__(self, backbone: Backbone, widths: tuple[int, int, int] = (64, 128, 256)):
         super().__init__()
         self.backbone = backbone.eval()
         with torch.no_grad():
-            channels = [x.shape[1] for x in self.stages(torch.zeros(1, 3, 64, 64, device=backbone.mean.device))]
+            channels = [
+                x.shape[1] for x in self.stages(torch.zeros(1, 3, 64, 64, device=backbone.mean.device))
+            ]
         self.reduce = nn.ModuleList(nn.Conv2d(c, w, 1, bias=False) for c, w in zip(channels, widths))
         self.mix = nn.Conv2d(sum(widths), sum(widths), 1, bias=False)
         for conv in self.reduce:
             nn.init.kaiming_normal_(conv.weight)
-        nn.init.xavier_uniform_(self.mix.weight, gain=4)  # as released: differences of 448 numbers must reach 1 and more
+        nn.init.xavier_uniform_(
+            self.mix.weight, gain=4
+        )  # as released: differences of 448 numbers must reach 1 and more
 
     def stages(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W] in [0, 1]
         features = self.backbone(images)
-        return [features[k] for k in sorted((k for k in features if k.startswith("stage")), key=lambda k: int(k[5:]))[-3:]]
+        return [
+            features[k]
+            for k in sorted((k for k in features if k.startswith("stage")), key=lambda k: int(k[5:]))[-3:]
+        ]
 
-    def forward(self, images: Tensor) -> Tensor:       # [B, 448, h, w]
+    def forward(self, images: Tensor) -> Tensor:  # [B, 448, h, w]
         grid = grid_size(*images.shape[-2:])
-        x = [F.interpolate(F.elu(f(s)), grid, mode="bilinear", align_corners=False) for f, s in zip(self.reduce, self.stages(images))]
+        x = [
+            F.interpolate(F.elu(f(s)), grid, mode="bilinear", align_corners=False)
+            for f, s in zip(self.reduce, self.stages(images))
+        ]
         return F.elu(self.mix(torch.cat(x, 1)))
 
     def groups(self, head_mult: float) -> list[tuple[list[nn.Parameter], float]]:
         "Parameters and the factors of their learning rate: the backbone's and the new ones."
-        return [(list(self.backbone.parameters()), 1.0), ([*self.reduce.parameters(), *self.mix.parameters()], head_mult)]
+        return [
+            (list(self.backbone.parameters()), 1.0),
+            ([*self.reduce.parameters(), *self.mix.parameters()], head_mult),
+        ]
 
 # %% ../../nbs/refine/07_psa.ipynb #0cd49461
 def affinity_loss(
-    affinity: Tensor,   # of pairs in [0, 1], [B, K, h, w]
-    kinds: Tensor,      # of `pair_kinds`, uint8 [B, K, h, w]; pairs that do not exist are of none
+    affinity: Tensor,  # of pairs in [0, 1], [B, K, h, w]
+    kinds: Tensor,  # of `pair_kinds`, uint8 [B, K, h, w]; pairs that do not exist are of none
     eps: float = 1e-5,  # in the logarithms and counts
 ) -> dict[str, Tensor]:
     "Cross entropy of the affinities: background / 4 + foreground / 4 + different / 2 (PSA Eq. 4-7); the parts as they are averaged."
     alike, different = -torch.log(affinity + eps), -torch.log(1 + eps - affinity)
-    wanted = dict(background=(alike, BACKGROUND), foreground=(alike, FOREGROUND), different=(different, DIFFERENT))
-    parts = {k: (x * (kinds == kind)).sum() / ((kinds == kind).sum() + eps) for k, (x, kind) in wanted.items()}
+    wanted = dict(
+        background=(alike, BACKGROUND), foreground=(alike, FOREGROUND), different=(different, DIFFERENT)
+    )
+    parts = {
+        k: (x * (kinds == kind)).sum() / ((kinds == kind).sum() + eps) for k, (x, kind) in wanted.items()
+    }
     return {"loss": parts["background"] / 4 + parts["foreground"] / 4 + parts["different"] / 2} | parts
 
 
 def psa_loss(net: nn.Module, batch: dict[str, Any], radius: int = 5, inner: bool = True) -> dict[str, Tensor]:
     "`affinity_loss` of a batch of images and their labels on the grid; pairs have both ends confident (`inner`: see `pair_mask`)."
     affinity = feature_affinity(net(batch["image"]).float(), radius, inner)
-    kinds = pair_kinds(batch["labels"], radius) * pair_mask(*affinity.shape[-2:], radius, inner, affinity.device)
+    kinds = pair_kinds(batch["labels"], radius) * pair_mask(
+        *affinity.shape[-2:], radius, inner, affinity.device
+    )
     return affinity_loss(affinity, kinds)
 
 # %% ../../nbs/refine/07_psa.ipynb #a0cd81d9
 PRESETS: dict[str, dict[str, Any]] = {  # a run's preset -> what a step leaves open; the paper's first
-    "paper": dict(schedule=FitSchedule(epochs=8, batch_size=8, lr=0.1, momentum=5e-4, weight_decay=5e-4), crop=448, long_side=(448, 768),
-                  jitter=(0.3, 0.3, 0.3, 0.1), output_stride=8, inner=True, calibrate=False, beta=8),
-    "small": dict(schedule=FitSchedule(epochs=None, steps=400, batch_size=8, lr=0.01), inner=False, calibrate=True, beta=16),
-    "quick": dict(schedule=FitSchedule(epochs=None, steps=150, batch_size=8, lr=0.01), inner=False, calibrate=True, beta=16),
-    "demo": dict(schedule=FitSchedule(epochs=None, steps=200, batch_size=8, lr=0.01), inner=False, calibrate=True, beta=16),
-    "smoke": dict(schedule=FitSchedule(epochs=None, steps=10, batch_size=4, lr=0.01), inner=False, calibrate=True, beta=16),
+    "paper": dict(
+        schedule=FitSchedule(epochs=8, batch_size=8, lr=0.1, momentum=5e-4, weight_decay=5e-4),
+        crop=448,
+        long_side=(448, 768),
+        jitter=(0.3, 0.3, 0.3, 0.1),
+        output_stride=8,
+        inner=True,
+        calibrate=False,
+        beta=8,
+    ),
+    "small": dict(
+        schedule=FitSchedule(epochs=None, steps=400, batch_size=8, lr=0.01),
+        inner=False,
+        calibrate=True,
+        beta=16,
+    ),
+    "quick": dict(
+        schedule=FitSchedule(epochs=None, steps=150, batch_size=8, lr=0.01),
+        inner=False,
+        calibrate=True,
+        beta=16,
+    ),
+    "demo": dict(
+        schedule=FitSchedule(epochs=None, steps=200, batch_size=8, lr=0.01),
+        inner=False,
+        calibrate=True,
+        beta=16,
+    ),
+    "smoke": dict(
+        schedule=FitSchedule(epochs=None, steps=10, batch_size=4, lr=0.01),
+        inner=False,
+        calibrate=True,
+        beta=16,
+    ),
 }
 
 
-WALK = {"beta", "steps", "background", "alpha", "score"}   # fields of the walk alone
+WALK = {"beta", "steps", "background", "alpha", "score"}  # fields of the walk alone
 
 
 class PsaStep(StepConfig, kind="psa"):
     "Train AffinityNet on the CAMs of the run's training split, then walk along its affinities (PSA Sec. 3). None: as in PRESETS."
-    low: Positive = 4                          # alpha against which confident foreground stands out
-    high: Positive = 32                        # alpha against which confident background remains
-    radius: Annotated[int, Field(ge=2, le=16)] = 5             # of pairs, positions of the grid
-    inner: bool | None = None                  # the release's pairs, without those at the border
-    calibrate: bool | None = None              # bend CAMs so that the run's threshold lies where the paper's alphas expect it
+
+    low: Positive = 4  # alpha against which confident foreground stands out
+    high: Positive = 32  # alpha against which confident background remains
+    radius: Annotated[int, Field(ge=2, le=16)] = 5  # of pairs, positions of the grid
+    inner: bool | None = None  # the release's pairs, without those at the border
+    calibrate: bool | None = (
+        None  # bend CAMs so that the run's threshold lies where the paper's alphas expect it
+    )
     schedule: FitSchedule | None = None
-    crop: Count | None = None                  # pixels
-    long_side: tuple[Count, Count] | None = None               # before the crop, pixels
-    jitter: tuple[NonNegative, NonNegative, NonNegative, NonNegative] | None = None  # brightness, contrast, saturation, hue
-    output_stride: Literal[8, 16, 32] | None = None            # of the backbone
-    trunk: Literal["auto", "pretrained", "run"] = "auto"       # initial weights: the recipe's; where these are random, the run's
+    crop: Count | None = None  # pixels
+    long_side: tuple[Count, Count] | None = None  # before the crop, pixels
+    jitter: tuple[NonNegative, NonNegative, NonNegative, NonNegative] | None = (
+        None  # brightness, contrast, saturation, hue
+    )
+    output_stride: Literal[8, 16, 32] | None = None  # of the backbone
+    trunk: Literal["auto", "pretrained", "run"] = (
+        "auto"  # initial weights: the recipe's; where these are random, the run's
+    )
     seed: Annotated[int, Field(ge=0)] = 0
-    beta: Positive | None = None               # power of the affinities
-    steps: Count | None = None                 # of the walk; None: `walk_steps`
-    background: Literal["walked", "power", "score"] = "walked"  # (1 - max)^alpha before the walk (the paper's) or after it, or a constant
+    beta: Positive | None = None  # power of the affinities
+    steps: Count | None = None  # of the walk; None: `walk_steps`
+    background: Literal["walked", "power", "score"] = (
+        "walked"  # (1 - max)^alpha before the walk (the paper's) or after it, or a constant
+    )
     alpha: Positive = 16
     score: Share = 0.25
 
     def build(self, context: Context) -> "PsaWalk":
         net, about = train_psa(self, context)
         full = self.chosen(context.run.recipe)
-        return PsaWalk(net, full, context.device, about, run_threshold(context.run)[0] if full.calibrate else None)
+        return PsaWalk(
+            net, full, context.device, about, run_threshold(context.run)[0] if full.calibrate else None
+        )
 
     def chosen(self, recipe: Recipe) -> "PsaStep":
         "With every None replaced by the preset's value or the recipe's."
         a = recipe.augment
-        default = dict(crop=a.crop, long_side=a.long_side, jitter=a.jitter, output_stride=getattr(recipe.model, "output_stride", 16))
+        default = dict(
+            crop=a.crop,
+            long_side=a.long_side,
+            jitter=a.jitter,
+            output_stride=getattr(recipe.model, "output_stride", 16),
+        )
         default |= PRESETS.get(recipe.preset, PRESETS["paper"])
         return self.model_copy(update={k: v for k, v in default.items() if getattr(self, k) is None})
 
@@ -176,21 +250,43 @@ def train_psa(step: PsaStep, context: Context) -> tuple[AffinityNet, dict[str, A
         context.about_to_learn("PSA")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(full.seed, "psa"))
-        net = AffinityNet(run_trunk(context, full.trunk, "PSA", output_stride=full.output_stride)).to(context.device)
+        net = AffinityNet(run_trunk(context, full.trunk, "PSA", output_stride=full.output_stride)).to(
+            context.device
+        )
     if not (folder / "model.safetensors").exists():
         crf = CrfStep(preset="psa").build(context)
 
-        def make(seed): return psa_labels(calibrated(seed, threshold) if full.calibrate else seed, crf, full.low, full.high)
+        def make(seed):
+            return psa_labels(
+                calibrated(seed, threshold) if full.calibrate else seed, crf, full.low, full.high
+            )
+
         write_labels(context, ids, folder / "labels", make, "PSA")
-    crops = Crops(context.data, folder / "labels", train_transform(full.crop, full.long_side, jitter=full.jitter), STRIDE)
-    fit(net, ids, crops, partial(psa_loss, radius=full.radius, inner=full.inner), folder, full.schedule, full.seed, context.device,
-        net.groups(full.schedule.head_mult), desc="PSA")
+    crops = Crops(
+        context.data,
+        folder / "labels",
+        train_transform(full.crop, full.long_side, jitter=full.jitter),
+        STRIDE,
+    )
+    fit(
+        net,
+        ids,
+        crops,
+        partial(psa_loss, radius=full.radius, inner=full.inner),
+        folder,
+        full.schedule,
+        full.seed,
+        context.device,
+        net.groups(full.schedule.head_mult),
+        desc="PSA",
+    )
     return net, full.model_dump(mode="json", exclude=WALK) | {"images": len(ids), "network": folder.name}
 
 # %% ../../nbs/refine/07_psa.ipynb #b0bfe175
 @dataclass(frozen=True)
 class PsaWalk:
     "PSA's refinement of one image; `affinity` gives what it walks along."
+
     net: AffinityNet
     step: PsaStep
     device: torch.device
@@ -201,7 +297,11 @@ class PsaWalk:
     def affinity(self, image: ndarray) -> Tensor:  # uint8 [H, W, 3] -> [K, h, w]
         "Affinities of all pairs, on the device."
         x = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1)[None].float() / 255
-        return feature_affinity(self.net(x.contiguous(memory_format=torch.channels_last)).float()[0], self.step.radius, self.step.inner)
+        return feature_affinity(
+            self.net(x.contiguous(memory_format=torch.channels_last)).float()[0],
+            self.step.radius,
+            self.step.inner,
+        )
 
     @torch.inference_mode()
     def __call__(self, seed: Seed) -> Seed:
@@ -213,10 +313,20 @@ class PsaWalk:
         if step.background == "walked":
             scores = torch.cat([background_score(scores, step.alpha)[None], scores])
         grid = F.avg_pool2d(scores[None], STRIDE, ceil_mode=True)[0]
-        walked = random_walk(grid, self.affinity(seed.image), step.beta, step.steps or walk_steps(*grid.shape[1:], STRIDE), step.radius)
-        walked = F.interpolate(walked[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)[0, :, :h, :w]
+        walked = random_walk(
+            grid,
+            self.affinity(seed.image),
+            step.beta,
+            step.steps or walk_steps(*grid.shape[1:], STRIDE),
+            step.radius,
+        )
+        walked = F.interpolate(walked[None], scale_factor=STRIDE, mode="bilinear", align_corners=False)[
+            0, :, :h, :w
+        ]
         if step.background == "walked":
             return seed.with_scores(walked.cpu().numpy())
         walked = walked / walked.amax((1, 2), keepdim=True).clamp(min=1e-5)
-        rest = step.score if step.background == "score" else background_score(walked, step.alpha).cpu().numpy()
+        rest = (
+            step.score if step.background == "score" else background_score(walked, step.alpha).cpu().numpy()
+        )
         return seed.with_cam(walked.cpu().numpy(), rest)

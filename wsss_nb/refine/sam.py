@@ -21,37 +21,44 @@ from ..run.recipe import Count, Share
 from .state import Context, Seed, StepConfig
 
 # %% ../../nbs/refine/04_sam.ipynb #c7ec0cde
-SIZES = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}   # by the width of the image encoder
+SIZES = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # by the width of the image encoder
 WHERE = "Give the file: sam?weights=/path/to/sam_vit_b_01ec64.pth (or vit_l, vit_h); the Segment Anything project publishes them."
 
 
 def load_sam(weights: str | Path | None) -> torch.nn.Module:
     "The segmenter of a file of weights, whose tensors tell its size; nothing is unpickled."
     try:
-        from segment_anything import sam_model_registry   # an extra
+        from segment_anything import sam_model_registry  # an extra
     except ImportError as e:
-        raise UserError("The step sam needs segment-anything, which is not installed.", "Run: pip install segment-anything") from e
+        raise UserError(
+            "The step sam needs segment-anything, which is not installed.",
+            "Run: pip install segment-anything",
+        ) from e
     if not weights or not Path(weights).expanduser().is_file():
         raise UserError(f"No file {weights}." if weights else "The step sam has no weights.", WHERE)
     try:
         state = torch.load(Path(weights).expanduser(), map_location="cpu", weights_only=True)
         model = sam_model_registry[SIZES[len(state["image_encoder.patch_embed.proj.weight"])]]()
         model.load_state_dict(state)
-    except Exception as e:   # whatever a file of something else leads to
+    except Exception as e:  # whatever a file of something else leads to
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise UserError(f"{weights} is not a file of SAM's weights ({reason:.80}).", WHERE) from e
     return model.eval().requires_grad_(False)
 
 # %% ../../nbs/refine/04_sam.ipynb #9f0c865a
 def peaks(
-    score: ndarray,   # [H, W]
-    part: ndarray,    # bool [H, W]
-    n: int,           # at most so many
-) -> ndarray:         # (x, y), [<= n, 2]
+    score: ndarray,  # [H, W]
+    part: ndarray,  # bool [H, W]
+    n: int,  # at most so many
+) -> ndarray:  # (x, y), [<= n, 2]
     "The part's points of highest score, each further from the others than a quarter of its diameter."
     ys, xs = np.nonzero(part)
     order = np.argsort(-score[ys, xs], kind="stable")
-    ys, xs, far = ys[order], xs[order], max(len(ys) / np.pi, 1) / 4   # squared half radius of a disc of its area
+    ys, xs, far = (
+        ys[order],
+        xs[order],
+        max(len(ys) / np.pi, 1) / 4,
+    )  # squared half radius of a disc of its area
     found: list[tuple[int, int]] = []
     while len(xs) and len(found) < n:
         found.append((int(xs[0]), int(ys[0])))
@@ -61,16 +68,18 @@ def peaks(
 
 # %% ../../nbs/refine/04_sam.ipynb #952f7eaf
 def snap_part(
-    predictor: Any,       # its image set; `predict` like SAM's
-    score: ndarray,       # of the class, [H, W]
-    part: ndarray,        # bool [H, W]
+    predictor: Any,  # its image set; `predict` like SAM's
+    score: ndarray,  # of the class, [H, W]
+    part: ndarray,  # bool [H, W]
     points: int,
-    overlap: float,       # IoU with the part under which no answer counts
-) -> ndarray:             # bool [H, W]
+    overlap: float,  # IoU with the part under which no answer counts
+) -> ndarray:  # bool [H, W]
     "The segmenter's mask that overlaps the part best; the part itself where none does enough."
     at, (ys, xs) = peaks(score, part, points), np.nonzero(part)
     box = np.array([xs.min(), ys.min(), xs.max(), ys.max()])
-    masks, _, _ = predictor.predict(point_coords=at, point_labels=np.ones(len(at), int), box=box, multimask_output=True)
+    masks, _, _ = predictor.predict(
+        point_coords=at, point_labels=np.ones(len(at), int), box=box, multimask_output=True
+    )
     masks = np.asarray(masks, bool)
     iou = (masks & part).sum((1, 2)) / (masks | part).sum((1, 2))
     return masks[iou.argmax()] if iou.max() >= overlap else part
@@ -81,10 +90,11 @@ def snap(
     predictor: Any,
     points: int = 3,
     overlap: float = 0.5,
-    min_area: float = 0.002,   # share of the image; smaller parts are left out
+    min_area: float = 0.002,  # share of the image; smaller parts are left out
 ) -> Seed:
     "The seed with every part of its mask replaced by the region found there."
-    from scipy.ndimage import label   # here, because few steps need it
+    from scipy.ndimage import label  # here, because few steps need it
+
     mask, cam = seed.mask(), np.zeros_like(seed.cam)
     predictor.set_image(seed.image)
     for k, c in enumerate(seed.classes):
@@ -99,17 +109,20 @@ def snap(
 
 class SamStep(StepConfig, kind="sam"):
     "Snap the parts of a mask to the regions of Segment Anything."
-    weights: str | None = None     # the file
-    points: Count = 3              # per part, besides its box
-    overlap: Share = 0.5           # IoU of a region with the part under which the part stays as it is
-    min_area: Annotated[float, Field(ge=0, lt=1)] = 0.002   # share of the image; smaller parts are left out
+
+    weights: str | None = None  # the file
+    points: Count = 3  # per part, besides its box
+    overlap: Share = 0.5  # IoU of a region with the part under which the part stays as it is
+    min_area: Annotated[float, Field(ge=0, lt=1)] = 0.002  # share of the image; smaller parts are left out
 
     def build(self, context: Context) -> Callable[[Seed], Seed]:
         model, lock = load_sam(self.weights).to(context.device), Lock()
         from segment_anything import SamPredictor
+
         predictor = SamPredictor(model)
 
         def step(seed: Seed) -> Seed:
-            with lock:   # a predictor holds one image
+            with lock:  # a predictor holds one image
                 return snap(seed, predictor, self.points, self.overlap, self.min_area)
+
         return step

@@ -25,22 +25,28 @@ from ..run.store import Run
 @dataclass(frozen=True)
 class Seed:
     "One image and the scores of what may be in it; a later step starts from the scores of an earlier one."
-    image: ndarray     # uint8 [H, W, 3]
-    classes: ndarray   # present classes, 0-based int64 [P]
-    scores: ndarray    # float32 [1+P, H, W]: background, then the present classes; they need not sum to 1
+
+    image: ndarray  # uint8 [H, W, 3]
+    classes: ndarray  # present classes, 0-based int64 [P]
+    scores: ndarray  # float32 [1+P, H, W]: background, then the present classes; they need not sum to 1
     id: str = ""
 
     def __post_init__(self):
         P, size = len(self.classes), self.image.shape[:2]
         if self.image.dtype != np.uint8 or self.image.shape[2:] != (3,):
-            raise UserError(f"{self.id or 'image'}: an image must be uint8 [H, W, 3], not {self.image.dtype} {list(self.image.shape)}.",
-                            "Convert it to 8-bit RGB.")
+            raise UserError(
+                f"{self.id or 'image'}: an image must be uint8 [H, W, 3], not {self.image.dtype} {list(self.image.shape)}.",
+                "Convert it to 8-bit RGB.",
+            )
         if self.scores.shape != (1 + P, *size):
-            raise UserError(f"{self.id or 'image'}: scores are {list(self.scores.shape)} where {P} classes and the image ask for "
-                            f"{[1 + P, *size]}.", "Scores hold the background first and have the image's size.")
+            raise UserError(
+                f"{self.id or 'image'}: scores are {list(self.scores.shape)} where {P} classes and the image ask for "
+                f"{[1 + P, *size]}.",
+                "Scores hold the background first and have the image's size.",
+            )
 
     @property
-    def cam(self) -> ndarray:   # [P, H, W]
+    def cam(self) -> ndarray:  # [P, H, W]
         "The foreground's scores."
         return self.scores[1:]
 
@@ -48,40 +54,48 @@ class Seed:
         "The label of highest score; a tie goes to the background."
         return np.append(0, self.classes + 1).astype(np.uint8)[self.scores.argmax(0)]
 
-    def with_scores(self, scores: ndarray) -> "Seed":    # [1+P, H, W]
+    def with_scores(self, scores: ndarray) -> "Seed":  # [1+P, H, W]
         "The same image with other scores."
         return replace(self, scores=np.ascontiguousarray(scores, np.float32))
 
-    def with_cam(self, cam: ndarray, background: float | ndarray) -> "Seed":  # [P, H, W]; a constant or [H, W]
+    def with_cam(
+        self, cam: ndarray, background: float | ndarray
+    ) -> "Seed":  # [P, H, W]; a constant or [H, W]
         "The same image with another foreground and background score."
         rest = np.broadcast_to(np.asarray(background, np.float32), self.image.shape[:2])
         return self.with_scores(np.concatenate([rest[None], np.asarray(cam, np.float32)]))
 
 # %% ../../nbs/refine/00_state.ipynb #d206e045
 def seed_from_cam(
-    image: ndarray,        # uint8 [H, W, 3]
+    image: ndarray,  # uint8 [H, W, 3]
     cached: CachedCam,
-    background: float,     # score of the background: the run's threshold
+    background: float,  # score of the background: the run's threshold
     id: str = "",
 ) -> Seed:
     "The seed of a cached CAM: its mask is `predict_mask` at that threshold."
     cam = cached.full().numpy()
     rest = np.full((1, *image.shape[:2]), background, np.float32)
     if cam.shape[1:] != image.shape[:2]:
-        raise UserError(f"{id or 'image'}: its CAM is for {cached.size[0]} x {cached.size[1]} pixels, the image has "
-                        f"{image.shape[0]} x {image.shape[1]}.", "Infer the CAMs again.")
+        raise UserError(
+            f"{id or 'image'}: its CAM is for {cached.size[0]} x {cached.size[1]} pixels, the image has "
+            f"{image.shape[0]} x {image.shape[1]}.",
+            "Infer the CAMs again.",
+        )
     return Seed(image, np.asarray(cached.classes, np.int64), np.concatenate([rest, cam]), id)
 
 
 def seed_from_mask(
-    image: ndarray,        # uint8 [H, W, 3]
-    mask: ndarray,         # 0 background, class + 1, 255 unknown [H, W]
+    image: ndarray,  # uint8 [H, W, 3]
+    mask: ndarray,  # 0 background, class + 1, 255 unknown [H, W]
     id: str = "",
 ) -> Seed:
     "A mask as scores of 0 and 1; where it is unknown all labels score alike."
     if mask.shape != image.shape[:2]:
-        raise UserError(f"{id or 'image'}: the mask is {mask.shape[0]} x {mask.shape[1]}, the image "
-                        f"{image.shape[0]} x {image.shape[1]}.", "Use masks of the images' own size.")
+        raise UserError(
+            f"{id or 'image'}: the mask is {mask.shape[0]} x {mask.shape[1]}, the image "
+            f"{image.shape[0]} x {image.shape[1]}.",
+            "Use masks of the images' own size.",
+        )
     labels = np.unique(mask[(mask > 0) & (mask < 255)]).astype(np.int64)
     known = mask[None] == np.append(0, labels)[:, None, None]
     return Seed(image, labels - 1, np.where(mask == 255, 1 / (1 + len(labels)), known).astype(np.float32), id)
@@ -90,22 +104,27 @@ def seed_from_mask(
 @dataclass(frozen=True)
 class Context:
     "What a step may need to know when it is built."
+
     data: WsssData
-    split: str                                   # whose images will be refined
-    run: Run | None = None                       # the run the seeds come from; None where masks came from a folder
+    split: str  # whose images will be refined
+    run: Run | None = None  # the run the seeds come from; None where masks came from a folder
     device: torch.device = torch.device("cpu")
-    folder: Path = Path("refined")               # where trained refinement networks are kept
+    folder: Path = Path("refined")  # where trained refinement networks are kept
     before: Sequence[Callable[[Seed], Seed]] = field(default_factory=tuple)  # the steps built so far
-    learn: bool = True                           # False: a step that would have to learn something first is a `UserError`
+    learn: bool = True  # False: a step that would have to learn something first is a `UserError`
 
     def about_to_learn(self, what: str) -> None:
         "For steps to call before they train or search."
         if not self.learn:
-            raise UserError(f"{what} has not learned from run {self.run.key} yet.", "`wsss_nb refine` does that, and keeps it.")
+            raise UserError(
+                f"{what} has not learned from run {self.run.key} yet.",
+                "`wsss_nb refine` does that, and keeps it.",
+            )
 
 
 class StepConfig(Plugin):
     "Settings of a refinement step; `build(context)` makes the function from `Seed` to `Seed`."
+
     family: ClassVar[str] = "refine"
     registry: ClassVar[dict[str, type[Plugin]]] = {}
 

@@ -17,9 +17,9 @@ from .state import Context, Seed, StepConfig
 
 # %% ../../nbs/refine/03_superpixels.ipynb #2e90130e
 def region_scores(
-    scores: ndarray,   # float32 [K, H, W]
-    labels: ndarray,   # region of each pixel, 0..R-1, [H, W]
-) -> ndarray:          # float32 [K, H, W]
+    scores: ndarray,  # float32 [K, H, W]
+    labels: ndarray,  # region of each pixel, 0..R-1, [H, W]
+) -> ndarray:  # float32 [K, H, W]
     "Each pixel gets the mean scores of its region."
     flat = labels.ravel()
     pixels = np.maximum(np.bincount(flat), 1)
@@ -35,9 +35,16 @@ class SuperpixelsStep(StepConfig, Superpixels, kind="superpixels"):
         own = "superpixels" in context.data.fields(context.split)
 
         def step(seed: Seed) -> Seed:
-            labels = context.data.load(seed.id, ("superpixels",))["superpixels"].numpy() if own else superpixels(seed.image, how)
+            labels = (
+                context.data.load(seed.id, ("superpixels",))["superpixels"].numpy()
+                if own
+                else superpixels(seed.image, how)
+            )
             if labels.shape != seed.image.shape[:2]:
-                raise UserError(f"{seed.id}: superpixels are {list(labels.shape)} but the image is {list(seed.image.shape[:2])}.",
-                                "Make them from the images as they are.")
+                raise UserError(
+                    f"{seed.id}: superpixels are {list(labels.shape)} but the image is {list(seed.image.shape[:2])}.",
+                    "Make them from the images as they are.",
+                )
             return seed.with_scores(region_scores(seed.scores, labels))
+
         return step

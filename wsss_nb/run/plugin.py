@@ -21,10 +21,13 @@ from ..core import UserError
 # %% ../../nbs/run/00_plugin.ipynb #df6d2e70
 class Part(BaseModel):
     "A frozen, strict piece of a recipe: unknown fields and values out of range are errors."
+
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 # %% ../../nbs/run/00_plugin.ipynb #f625ae6d
-def explain_validation(error: ValidationError, prefix: str = "", known: dict[str, list[str]] | None = None) -> UserError:
+def explain_validation(
+    error: ValidationError, prefix: str = "", known: dict[str, list[str]] | None = None
+) -> UserError:
     "Turn pydantic's report into one line that names each wrong field, what is wrong, and (unknown fields) what was meant."
     lines = []
     for e in error.errors():
@@ -32,22 +35,31 @@ def explain_validation(error: ValidationError, prefix: str = "", known: dict[str
         if e["type"] == "extra_forbidden":
             names = (known or {}).get(field.rpartition(".")[0], [])
             close = difflib.get_close_matches(str(e["loc"][-1]), names, 1)
-            hint = f"did you mean {close[0]!r}?" if close else (f"known fields: {', '.join(names)}" if names else "")
+            hint = (
+                f"did you mean {close[0]!r}?"
+                if close
+                else (f"known fields: {', '.join(names)}" if names else "")
+            )
             lines.append(f"{field}: unknown field{'; ' + hint if hint else ''}")
         elif not field:  # of the whole recipe
             lines.append(e["msg"].removeprefix("Value error, "))
         else:
             value = "" if e["type"] == "missing" else f" (got {e['input']!r:.60})"
             lines.append(f"{field}: {e['msg'].removeprefix('Value error, ')}{value}")
-    return UserError("Recipe: " + "; ".join(lines) + "." * (not lines[-1].endswith("?")), "Correct the named fields.")
+    return UserError(
+        "Recipe: " + "; ".join(lines) + "." * (not lines[-1].endswith("?")), "Correct the named fields."
+    )
 
 # %% ../../nbs/run/00_plugin.ipynb #3a5eb9e8
 class Plugin(Part):
     "Settings of something chosen by name; subclasses register themselves under `kind`."
+
     family: ClassVar[str] = ""
     kind: ClassVar[str] = ""
     registry: ClassVar[dict[str, type["Plugin"]]] = {}
-    paper: ClassVar[dict[str, dict[str, Any]]] = {}  # what its paper changes of the recipe: {'optim': {'lr': .01}}
+    paper: ClassVar[
+        dict[str, dict[str, Any]]
+    ] = {}  # what its paper changes of the recipe: {'optim': {'lr': .01}}
 
     def inputs(self) -> tuple[str, ...]:
         "The maps that a training batch must have beside the image: 'saliency', 'superpixels', 'pseudo'."
@@ -75,8 +87,10 @@ def find_plugin(base: type[Plugin], kind: str) -> type[Plugin]:
     if kind not in base.registry:
         import_plugins()
     if kind not in base.registry:
-        raise UserError(f"Recipe: {kind!r} is none of the {base.family} known here ({', '.join(sorted(base.registry)) or 'none'}).",
-                        "Use one of these, or name the module that defines it in the environment variable WSSS_NB_PLUGINS.")
+        raise UserError(
+            f"Recipe: {kind!r} is none of the {base.family} known here ({', '.join(sorted(base.registry)) or 'none'}).",
+            "Use one of these, or name the module that defines it in the environment variable WSSS_NB_PLUGINS.",
+        )
     return base.registry[kind]
 
 
@@ -93,7 +107,10 @@ def import_plugins() -> None:
             else:
                 importlib.import_module(name)
         except (ImportError, FileNotFoundError) as e:
-            raise UserError(f"WSSS_NB_PLUGINS: cannot import {name} ({e}).", "Name installed modules or existing .py files.") from e
+            raise UserError(
+                f"WSSS_NB_PLUGINS: cannot import {name} ({e}).",
+                "Name installed modules or existing .py files.",
+            ) from e
 
 
 def load_plugin(base: type[Plugin], kind: str, values: Any, field: str) -> Plugin:

@@ -15,8 +15,10 @@ from .recipe import ModelConfig, Recipe, TermConfig, parse_recipe, replace
 
 # %% ../../nbs/run/03_presets.ipynb #7e5e8143
 ADAM = dict(name="adam", lr=5e-5, head_mult=20, weight_decay=1e-4)
-DEIT = dict(values=dict(backbone="deit_small_patch16_224.fb_in1k"),
-            optim=dict(name="adamw", lr=1e-4, head_mult=1, weight_decay=0.05, schedule="cosine"))
+DEIT = dict(
+    values=dict(backbone="deit_small_patch16_224.fb_in1k"),
+    optim=dict(name="adamw", lr=1e-4, head_mult=1, weight_decay=0.05, schedule="cosine"),
+)
 
 
 def lite0_methods(tune: int, climb: int, view: int) -> dict[str, dict[str, Any]]:
@@ -34,17 +36,27 @@ def lite0_methods(tune: int, climb: int, view: int) -> dict[str, dict[str, Any]]
 
 
 def lite0(
-    steps: int, crop: int, long_side: tuple[int, int], inference: dict[str, Any],
-    tune: int, climb: int, view: int,   # see `lite0_methods`
+    steps: int,
+    crop: int,
+    long_side: tuple[int, int],
+    inference: dict[str, Any],
+    tune: int,
+    climb: int,
+    view: int,  # see `lite0_methods`
 ) -> dict[str, Any]:
     "A preset with EfficientNet-Lite0: batches of 8, SGD 0.01."
-    return dict(model=dict(backbone="tf_efficientnet_lite0", frozen_stages=1), augment=dict(long_side=long_side, crop=crop),
-                optim=dict(lr=0.01, momentum=0.9), training=dict(epochs=None, steps=steps, batch_size=8), inference=inference,
-                methods=lite0_methods(tune, climb, view))
+    return dict(
+        model=dict(backbone="tf_efficientnet_lite0", frozen_stages=1),
+        augment=dict(long_side=long_side, crop=crop),
+        optim=dict(lr=0.01, momentum=0.9),
+        training=dict(epochs=None, steps=steps, batch_size=8),
+        inference=inference,
+        methods=lite0_methods(tune, climb, view),
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},   # what every method's own `paper` says
+    "paper": {},  # what every method's own `paper` says
     "small": lite0(1000, 192, (224, 416), dict(scales=(1.0, 0.5, 1.5)), tune=300, climb=8, view=128),
     "quick": lite0(240, 160, (192, 352), dict(scales=(1.0,), limit=120), tune=120, climb=3, view=96),
     "demo": lite0(300, 160, (144, 208), dict(scales=(1.0, 1.5), limit=300), tune=100, climb=5, view=96),
@@ -62,8 +74,10 @@ PRESETS: dict[str, dict[str, Any]] = {
             seam=dict(values=dict(scale=0.5)),
             advcam=dict(values=dict(steps=2)),
             amn=dict(values=dict(rates=(1, 2)), optim=ADAM),
-            mctformer=dict(values=dict(backbone="test_vit", weights="random", refine=False),
-                           optim=dict(name="adamw", lr=1e-3, head_mult=1)),
+            mctformer=dict(
+                values=dict(backbone="test_vit", weights="random", refine=False),
+                optim=dict(name="adamw", lr=1e-3, head_mult=1),
+            ),
         ),
     ),
 }
@@ -86,7 +100,9 @@ def changes(cls: type[Plugin], preset: str) -> dict[str, dict[str, Any]]:
 def merged(parts: dict[str, Any], more: dict[str, dict[str, Any]]) -> dict[str, Any]:
     "Parts with fields changed; a length in steps takes the place of one in epochs, and the other way round."
     both = dict(epochs=None, steps=None) if {"epochs", "steps"} & set(more.get("training", {})) else {}
-    return parts | {k: parts.get(k, {}) | (both if k == "training" else {}) | v for k, v in more.items() if k != "values"}
+    return parts | {
+        k: parts.get(k, {}) | (both if k == "training" else {}) | v for k, v in more.items() if k != "values"
+    }
 
 
 def started(parts: dict[str, Any]) -> dict[str, Any]:
@@ -105,11 +121,11 @@ def with_starts(recipe: Recipe, overrides: dict[str, Any]) -> dict[str, Any]:
 
 # %% ../../nbs/run/03_presets.ipynb #326874c6
 def make_recipe(
-    method: str = "cam",                       # baseline, then terms: 'cam', 'cam+fbr'
+    method: str = "cam",  # baseline, then terms: 'cam', 'cam+fbr'
     data: str = "cooccur",
     preset: str = "small",
     seed: int = 0,
-    overrides: dict[str, Any] | None = None,   # fields by dotted name
+    overrides: dict[str, Any] | None = None,  # fields by dotted name
 ) -> Recipe:
     "The recipe of a method under a preset; the one way to make the rows of a table."
     if preset not in PRESETS:
@@ -126,6 +142,16 @@ def make_recipe(
         for t in mine:
             parts = merged(parts, changes(t, preset))
     splits = dict(train="trainaug") if data.startswith("voc:") else {}
-    recipe = parse_recipe(dict(parts, method=method, preset=preset, data=data, seed=seed, splits=splits, model=model,
-                               terms={k: changes(t, preset).get("values", {}) for k, t in terms.items()}))
+    recipe = parse_recipe(
+        dict(
+            parts,
+            method=method,
+            preset=preset,
+            data=data,
+            seed=seed,
+            splits=splits,
+            model=model,
+            terms={k: changes(t, preset).get("values", {}) for k, t in terms.items()},
+        )
+    )
     return replace(recipe, with_starts(recipe, overrides)) if overrides else recipe

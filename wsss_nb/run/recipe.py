@@ -11,7 +11,14 @@ __all__ = ['Positive', 'NonNegative', 'Count', 'Share', 'TermConfig', 'ModelConf
 import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from ..core import UserError
 from .plugin import Part, Plugin, explain_validation, load_plugin
@@ -19,9 +26,10 @@ from .plugin import Part, Plugin, explain_validation, load_plugin
 # %% ../../nbs/run/01_recipe.ipynb #9f3c5343
 class TermConfig(Plugin):
     "Settings of a loss term that can be put on any baseline; `build(channels, num_classes, seed)` makes the term."
+
     family: ClassVar[str] = "losses"
     registry: ClassVar[dict[str, type[Plugin]]] = {}
-    fine_tunes: ClassVar[bool] = False            # True: starts from the trained run without this term (`Recipe.start`)
+    fine_tunes: ClassVar[bool] = False  # True: starts from the trained run without this term (`Recipe.start`)
     lr_mult: Annotated[float, Field(gt=0)] = 1.0  # learning-rate factor of the term's own parameters
 
     def build(self, channels: int, num_classes: int, seed: int):
@@ -33,6 +41,7 @@ class TermConfig(Plugin):
 
 class ModelConfig(Plugin):
     "Settings of a baseline; `build(num_classes, seed)` makes the CAM model."
+
     family: ClassVar[str] = "models"
     registry: ClassVar[dict[str, type[Plugin]]] = {}
 
@@ -55,25 +64,35 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class Splits(Part):
     "Which split plays which role."
-    train: str = "train"   # images trained on
-    seeds: str = "train"   # images whose seeds are evaluated
-    val: str = "val"       # images on which thresholds are chosen
+
+    train: str = "train"  # images trained on
+    seeds: str = "train"  # images whose seeds are evaluated
+    val: str = "val"  # images on which thresholds are chosen
 
 
 class Augment(Part):
     "Training augmentation; sizes in pixels."
+
     long_side: tuple[Count, Count] = (320, 640)  # resized so that the long side is uniform in this range
     crop: Count = 512
     flip: bool = True
-    jitter: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = (0, 0, 0, 0)  # brightness, contrast, saturation, hue
+    jitter: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = (
+        0,
+        0,
+        0,
+        0,
+    )  # brightness, contrast, saturation, hue
 
 # %% ../../nbs/run/01_recipe.ipynb #90306e00
 class Optim(Part):
     "Optimiser and learning-rate schedule."
+
     name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Positive = 0.1
-    head_mult: Positive = 10.0      # learning-rate factor of the classifier
-    momentum: Share = 1e-4          # SGD; the papers' releases ran with 1e-4: weight decay passed in momentum's position
+    head_mult: Positive = 10.0  # learning-rate factor of the classifier
+    momentum: Share = (
+        1e-4  # SGD; the papers' releases ran with 1e-4: weight decay passed in momentum's position
+    )
     betas: tuple[Share, Share] = (0.9, 0.999)  # Adam and AdamW
     weight_decay: NonNegative = 1e-4
     schedule: Literal["poly", "cosine", "constant"] = "poly"
@@ -82,10 +101,11 @@ class Optim(Part):
 
 class Length(Part):
     "How long something is trained: exactly one of `steps` and `epochs`, the other null."
+
     epochs: Count | None = 5
     steps: Count | None = None
-    batch_size: Count = 16          # over all processes, before accumulation
-    log_every: Count = 20           # steps between two lines of the log
+    batch_size: Count = 16  # over all processes, before accumulation
+    log_every: Count = 20  # steps between two lines of the log
 
     @model_validator(mode="after")
     def _one_length(self):
@@ -96,34 +116,39 @@ class Length(Part):
 
 class Training(Length):
     "Length and form of the training."
-    accumulate: Count = 1           # batches per optimiser step
+
+    accumulate: Count = 1  # batches per optimiser step
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
 
 class Start(Part):
     "Schedule of the run that this one starts from: the same recipe without what comes after it (`start_recipe`)."
+
     optim: Optim = Optim()
     training: Training = Training()
-    start: "Start | None" = None    # where that run starts from in turn
+    start: "Start | None" = None  # where that run starts from in turn
 
 # %% ../../nbs/run/01_recipe.ipynb #447bd6ac
 class Inference(Part):
     "Multi-scale CAM inference."
+
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 0.5, 1.5, 2.0)
     flip: bool = True
-    stride: Count = 4               # the cache keeps one value per stride x stride pixels
-    limit: Count | None = None      # only this many images of a split (evenly spaced); None: all
+    stride: Count = 4  # the cache keeps one value per stride x stride pixels
+    limit: Count | None = None  # only this many images of a split (evenly spaced); None: all
 
 
 class Evaluation(Part):
     "How the foreground threshold is chosen: given, on the val split, or on the ground truth of the evaluated split itself."
+
     threshold: Literal["fixed", "val", "train-gt"] = "val"
     fixed: Share = 0.3
 
 # %% ../../nbs/run/01_recipe.ipynb #64976604
 class Recipe(Part):
     "Everything that defines a run."
-    method: str = "cam"             # the name shown in tables: baseline+term+term
+
+    method: str = "cam"  # the name shown in tables: baseline+term+term
     preset: str = "paper"
     data: str = "cooccur"
     splits: Splits = Splits()
@@ -135,19 +160,23 @@ class Recipe(Part):
     inference: Inference = Inference()
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0)] = 0
-    start: Start | None = None      # of methods that fine-tune or learn from another run; their first schedule
+    start: Start | None = None  # of methods that fine-tune or learn from another run; their first schedule
 
     @model_validator(mode="after")
     def _starts(self):
         wanted = any(t.fine_tunes for t in self.terms.values()) or self.model.teacher() is not None
         if wanted != (self.start is not None):
-            raise ValueError(f"{self.method} {'starts from another run' if wanted else 'starts from no other run'}: "
-                             f"start must {'not ' if wanted else ''}be null")
+            raise ValueError(
+                f"{self.method} {'starts from another run' if wanted else 'starts from no other run'}: "
+                f"start must {'not ' if wanted else ''}be null"
+            )
         return self
 
     def inputs(self) -> tuple[str, ...]:
         "The maps that a training batch must have beside the image."
-        return tuple(dict.fromkeys(i for plugin in (self.model, *self.terms.values()) for i in plugin.inputs()))
+        return tuple(
+            dict.fromkeys(i for plugin in (self.model, *self.terms.values()) for i in plugin.inputs())
+        )
 
     @field_validator("model", mode="before")
     @classmethod
@@ -164,7 +193,11 @@ class Recipe(Part):
     @field_validator("terms", mode="before")
     @classmethod
     def _terms(cls, v):
-        return {k: load_plugin(TermConfig, k, x, f"terms.{k}") for k, x in v.items()} if isinstance(v, dict) else v
+        return (
+            {k: load_plugin(TermConfig, k, x, f"terms.{k}") for k, x in v.items()}
+            if isinstance(v, dict)
+            else v
+        )
 
 # %% ../../nbs/run/01_recipe.ipynb #2395d8f6
 def parse_recipe(values: dict[str, Any]) -> Recipe:
@@ -173,7 +206,11 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as e:
         known = {"": list(Recipe.model_fields)}
-        known |= {n: list(f.annotation.model_fields) for n, f in Recipe.model_fields.items() if hasattr(f.annotation, "model_fields")}
+        known |= {
+            n: list(f.annotation.model_fields)
+            for n, f in Recipe.model_fields.items()
+            if hasattr(f.annotation, "model_fields")
+        }
         raise explain_validation(e, "", known) from None
 
 
@@ -191,11 +228,13 @@ def replace(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
         for p in parents:
             at = at.setdefault(p, {}) if isinstance(at, dict) else at
             if not isinstance(at, dict):
-                raise UserError(f"Recipe: {name!r} names no field.", f"Known fields: {', '.join(Recipe.model_fields)}.")
+                raise UserError(
+                    f"Recipe: {name!r} names no field.", f"Known fields: {', '.join(Recipe.model_fields)}."
+                )
         at[last] = value
         other = dict(steps="epochs", epochs="steps").get(last)
         if parents[-1:] == ["training"] and other and ".".join([*parents, other]) not in overrides:
-            at[other] = None   # a length is one of the two
+            at[other] = None  # a length is one of the two
     return parse_recipe(values)
 
 # %% ../../nbs/run/01_recipe.ipynb #526cf999
@@ -207,8 +246,16 @@ def start_recipe(recipe: Recipe) -> Recipe:
     model, terms = recipe.model, {k: t for k, t in recipe.terms.items() if not t.fine_tunes}
     if len(terms) == len(recipe.terms):
         model, terms = recipe.model.teacher(), {}
-    return recipe.model_copy(update=dict(method="+".join([model.kind, *terms]), model=model, terms=terms,
-                                         optim=first.optim, training=first.training, start=first.start))
+    return recipe.model_copy(
+        update=dict(
+            method="+".join([model.kind, *terms]),
+            model=model,
+            terms=terms,
+            optim=first.optim,
+            training=first.training,
+            start=first.start,
+        )
+    )
 
 # %% ../../nbs/run/01_recipe.ipynb #1edcc118
 def identity(recipe: Recipe) -> str:
@@ -218,7 +265,9 @@ def identity(recipe: Recipe) -> str:
 
 def training_identity(recipe: Recipe) -> str:
     "Canonical JSON of what decides the trained weights: recipes that differ at inference or evaluation only share it."
-    values = recipe.model_copy(update=dict(model=recipe.model.trained_as())).model_dump(mode="json", exclude={"inference", "evaluation"})
+    values = recipe.model_copy(update=dict(model=recipe.model.trained_as())).model_dump(
+        mode="json", exclude={"inference", "evaluation"}
+    )
     values["splits"] = values["splits"]["train"]
     return _canonical(values)
 
@@ -228,4 +277,6 @@ def _canonical(values: dict[str, Any]) -> str:
     while at:
         at["training"].pop("log_every")
         at = at["start"]
-    return json.dumps({k: v for k, v in values.items() if k not in ("method", "preset", "data")}, sort_keys=True)
+    return json.dumps(
+        {k: v for k, v in values.items() if k not in ("method", "preset", "data")}, sort_keys=True
+    )

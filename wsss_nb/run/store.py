@@ -47,8 +47,16 @@ def _hash(text: str) -> str:
 def environment() -> dict[str, str]:
     "Versions that can change numbers, and the git revision when the library runs from a clone."
     names = ("torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn")
-    versions = {n: metadata.version(n) for n in names} | {"wsss_nb": wsss_nb.__version__, "python": platform.python_version()}
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(wsss_nb.__file__).parent, capture_output=True, text=True)
+    versions = {n: metadata.version(n) for n in names} | {
+        "wsss_nb": wsss_nb.__version__,
+        "python": platform.python_version(),
+    }
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(wsss_nb.__file__).parent,
+        capture_output=True,
+        text=True,
+    )
     return versions | ({"git": git.stdout.strip()} if git.returncode == 0 else {})
 
 # %% ../../nbs/run/02_store.ipynb #804200d1
@@ -76,6 +84,7 @@ TRAINED = ("log.jsonl", "model.safetensors", "terms.safetensors", "prototypes/*.
 @dataclass(frozen=True)
 class Run:
     "A run's folder; nothing is read until it is asked for."
+
     path: Path
 
     @property
@@ -94,7 +103,9 @@ class Run:
     def result(self) -> dict[str, Any]:
         "Metrics, seconds, device, versions, ...; a run that is not finished is a `UserError`."
         if not self.done:
-            raise UserError(f"Run {self.key} has no result yet.", "Run it again with the same recipe: it resumes.")
+            raise UserError(
+                f"Run {self.key} has no result yet.", "Run it again with the same recipe: it resumes."
+            )
         result = read_json(self.path / "result.json")
         return result | {"metrics": null_to_nan(result.get("metrics", {}))}
 
@@ -114,7 +125,9 @@ class Run:
 
     def finish(self, result: dict[str, Any]) -> None:
         "Write the result: the last act of a run. A metric that is not defined (NaN) is null in the file."
-        write_json(self.path / "result.json", nan_to_null(dict(key=self.key, **result, versions=environment())))
+        write_json(
+            self.path / "result.json", nan_to_null(dict(key=self.key, **result, versions=environment()))
+        )
 
     @contextmanager
     def locked(self, wait: bool = True):
@@ -126,19 +139,24 @@ class Run:
 def nan_to_null(x: Any) -> Any:
     "Values for JSON, which has no NaN."
     if isinstance(x, dict | list | tuple):
-        return {k: nan_to_null(v) for k, v in x.items()} if isinstance(x, dict) else [nan_to_null(v) for v in x]
+        return (
+            {k: nan_to_null(v) for k, v in x.items()} if isinstance(x, dict) else [nan_to_null(v) for v in x]
+        )
     return None if isinstance(x, float) and math.isnan(x) else x
 
 
 def null_to_nan(x: Any) -> Any:
     "Values from JSON: what is null is not defined."
     if isinstance(x, dict | list):
-        return {k: null_to_nan(v) for k, v in x.items()} if isinstance(x, dict) else [null_to_nan(v) for v in x]
+        return (
+            {k: null_to_nan(v) for k, v in x.items()} if isinstance(x, dict) else [null_to_nan(v) for v in x]
+        )
     return math.nan if x is None else x
 
 # %% ../../nbs/run/02_store.ipynb #5120ccda
 class RunStore:
     "The runs below one folder."
+
     def __init__(self, root: str | Path = "runs"):
         self.root = Path(root)
 
@@ -162,7 +180,11 @@ class RunStore:
         "The run whose key starts with `key`."
         hits = sorted(p.parent for p in self.root.glob(f"{key}*/recipe.json")) if key else []
         if len(hits) != 1:
-            what = f"No run {key!r} in {self.root}." if not hits else f"{key!r} is the start of {len(hits)} runs."
+            what = (
+                f"No run {key!r} in {self.root}."
+                if not hits
+                else f"{key!r} is the start of {len(hits)} runs."
+            )
             raise UserError(what, "`wsss_nb runs` lists them.")
         return Run(hits[0])
 
@@ -174,10 +196,18 @@ class RunStore:
         rows = []
         for run in self:
             recipe, result = read_json(run.path / "recipe.json"), run.result if run.done else {}
-            rows.append({"key": run.key, **{k: recipe[k] for k in ("method", "data", "preset", "seed")},
-                         "status": "done" if run.done else "unfinished", "miou": result.get("metrics", {}).get("miou"),
-                         "seconds": result.get("seconds", {}).get("total")})
-        return pd.DataFrame(rows, columns=["key", "method", "data", "preset", "seed", "status", "miou", "seconds"])
+            rows.append(
+                {
+                    "key": run.key,
+                    **{k: recipe[k] for k in ("method", "data", "preset", "seed")},
+                    "status": "done" if run.done else "unfinished",
+                    "miou": result.get("metrics", {}).get("miou"),
+                    "seconds": result.get("seconds", {}).get("total"),
+                }
+            )
+        return pd.DataFrame(
+            rows, columns=["key", "method", "data", "preset", "seed", "status", "miou", "seconds"]
+        )
 
     def remove(self, key: str) -> None:
         "Delete a run for good."

@@ -36,19 +36,30 @@ from ..run.store import Run
 # %% ../../nbs/train/03_loop.ipynb #ed419fa5
 class BatchStream:
     "Batch sampler over all epochs: yields lists of (augmentation seed, index) for this process, from micro-step `start` on."
-    def __init__(self, n: int, batch_size: int, seed: int, stop: int, start: int = 0, rank: int = 0, world: int = 1):
+
+    def __init__(
+        self, n: int, batch_size: int, seed: int, stop: int, start: int = 0, rank: int = 0, world: int = 1
+    ):
         if batch_size % world:
-            raise UserError(f"Batch size {batch_size} does not divide over {world} processes.", "Change training.batch_size.")
+            raise UserError(
+                f"Batch size {batch_size} does not divide over {world} processes.",
+                "Change training.batch_size.",
+            )
         self.n, self.batch_size, self.seed, self.start, self.stop = n, batch_size, seed, start, stop
         self.rank, self.world, self.per_epoch = rank, world, max(n // batch_size, 1)
 
     def batch(self, step: int) -> list[tuple[int, int]]:
         epoch, k = divmod(step, self.per_epoch)
-        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))).tolist()
+        order = torch.randperm(
+            self.n, generator=torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        ).tolist()
         while len(order) < self.batch_size:  # fewer images than one batch: repeat them
             order += order
-        mine = order[k * self.batch_size:(k + 1) * self.batch_size][self.rank::self.world]
-        return [(derive_seed(self.seed, "augment", step, i), index) for i, index in enumerate(mine, self.rank << 16)]
+        mine = order[k * self.batch_size : (k + 1) * self.batch_size][self.rank :: self.world]
+        return [
+            (derive_seed(self.seed, "augment", step, i), index)
+            for i, index in enumerate(mine, self.rank << 16)
+        ]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return (self.batch(s) for s in range(self.start, self.stop))
@@ -58,23 +69,36 @@ class BatchStream:
 
 # %% ../../nbs/train/03_loop.ipynb #e633b79c
 def save_checkpoint(
-    path: Path, objective: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int, scaler: dict | None = None,
+    path: Path,
+    objective: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    step: int,
+    scaler: dict | None = None,
 ) -> None:
     "Parameters, buffers (banks too), the optimisers' state, loss scale and step in one file."
     tensors = {f"objective.{k}": v for k, v in objective.state_dict().items()}
     for j, optimizer in enumerate(optimizers):
         state = optimizer.state_dict()["state"]
-        tensors |= {f"optimizer.{j}.{i}.{k}": v for i, s in state.items() for k, v in s.items() if torch.is_tensor(v)}
+        tensors |= {
+            f"optimizer.{j}.{i}.{k}": v for i, s in state.items() for k, v in s.items() if torch.is_tensor(v)
+        }
     with atomic_path(path) as p:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, p,
-                  metadata=dict(step=str(step), scaler=json.dumps(scaler or {})))
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
+            p,
+            metadata=dict(step=str(step), scaler=json.dumps(scaler or {})),
+        )
 
 
-def load_checkpoint(path: Path, objective: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> tuple[int, dict]:
+def load_checkpoint(
+    path: Path, objective: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> tuple[int, dict]:
     "Restore in place; the step to continue with, and the loss scale's state."
     with safe_open(path, framework="pt") as f:
         meta, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
-    objective.load_state_dict({k.removeprefix("objective."): v for k, v in tensors.items() if k.startswith("objective.")})
+    objective.load_state_dict(
+        {k.removeprefix("objective."): v for k, v in tensors.items() if k.startswith("objective.")}
+    )
     for j, optimizer in enumerate(optimizers):
         state, mine = optimizer.state_dict(), f"optimizer.{j}."
         for k, v in tensors.items():
@@ -94,6 +118,7 @@ def catch_interrupt() -> Iterator[list[bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(True)
+
     try:
         previous = signal.signal(signal.SIGINT, handler)
     except ValueError:  # not the main thread: interrupts do not arrive here
@@ -120,14 +145,24 @@ def make_accelerator(precision: str, device: torch.device) -> Accelerator:
     "An accelerator for this device and precision; earlier ones of this process do not bind it."
     if AcceleratorState._shared_state:
         AcceleratorState._reset_state(reset_partial_state="WORLD_SIZE" not in os.environ)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=dict(fp32="no").get(precision, precision),
-                       kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=dict(fp32="no").get(precision, precision),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
 
 # %% ../../nbs/train/03_loop.ipynb #7859f706
 class Loop:
     "State of one training run: the objective, the optimisers and where they stand. Terms' hooks see it."
+
     def __init__(
-        self, recipe: Recipe, data: WsssData, run: Run, device: str = "auto", workers: int | None = None, start: Run | None = None,
+        self,
+        recipe: Recipe,
+        data: WsssData,
+        run: Run,
+        device: str = "auto",
+        workers: int | None = None,
+        start: Run | None = None,
     ):
         self.recipe, self.data, self.run, cfg = recipe, data, run, recipe.training
         self.device = pick_device(device)
@@ -143,7 +178,12 @@ class Loop:
         optimizers, self.optims = zip(*make_optimizers(objective, recipe.optim))
         self.objective, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
         a = recipe.augment
-        self.split = Split(data, recipe.splits.train, ("image", *recipe.inputs()), train_transform(a.crop, a.long_side, a.flip, a.jitter))
+        self.split = Split(
+            data,
+            recipe.splits.train,
+            ("image", *recipe.inputs()),
+            train_transform(a.crop, a.long_side, a.flip, a.jitter),
+        )
         self.per_epoch = max(len(self.split) // cfg.batch_size, 1)
         self.total = cfg.steps or math.ceil(cfg.epochs * self.per_epoch / cfg.accumulate)
         self.step, self.scaler = 0, self.accelerator.scaler
@@ -160,10 +200,22 @@ class Loop:
 
     def loader(self) -> DataLoader:
         cfg, acc = self.recipe.training, self.accelerator
-        stream = BatchStream(len(self.split), cfg.batch_size, self.recipe.seed, self.total * cfg.accumulate,
-                             self.step * cfg.accumulate, acc.process_index, acc.num_processes)
-        return DataLoader(self.split, batch_sampler=stream, collate_fn=collate, num_workers=self.workers,
-                          pin_memory=self.device.type == "cuda")
+        stream = BatchStream(
+            len(self.split),
+            cfg.batch_size,
+            self.recipe.seed,
+            self.total * cfg.accumulate,
+            self.step * cfg.accumulate,
+            acc.process_index,
+            acc.num_processes,
+        )
+        return DataLoader(
+            self.split,
+            batch_sampler=stream,
+            collate_fn=collate,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
 
 # %% ../../nbs/train/03_loop.ipynb #3d3e5eb9
 def default_workers(device: torch.device) -> int:
@@ -203,6 +255,7 @@ def train_step(loop: Loop, batches: Iterator[dict]) -> dict[str, Tensor]:
 # %% ../../nbs/train/03_loop.ipynb #b2a035c5
 class Log:
     "Averages parts on the device and writes one JSON line per `every` steps."
+
     def __init__(self, path: Path, every: int, start: int):
         self.path, self.every, self.sums, self.count, self.since = path, every, {}, 0, time.perf_counter()
         lines = path.read_text().splitlines() if path.exists() else []
@@ -217,12 +270,16 @@ class Log:
         if step % self.every and not last:
             return None
         means = {k: float(v) / self.count for k, v in self.sums.items()}
-        row = dict(step=step, lr=lr, seconds_per_step=(time.perf_counter() - self.since) / self.count, **means)
+        row = dict(
+            step=step, lr=lr, seconds_per_step=(time.perf_counter() - self.since) / self.count, **means
+        )
         with self.path.open("a") as f:
             f.write(json.dumps(row) + "\n")
         self.sums, self.count, self.since = {}, 0, time.perf_counter()
         if not math.isfinite(means["loss"]):
-            raise UserError(f"The loss is {means['loss']} at step {step}.", "Lower optim.lr or the terms' weights.")
+            raise UserError(
+                f"The loss is {means['loss']} at step {step}.", "Lower optim.lr or the terms' weights."
+            )
         return row
 
 # %% ../../nbs/train/03_loop.ipynb #01f85ac5
@@ -235,11 +292,11 @@ def _save(loop: Loop) -> None:
 def train(
     recipe: Recipe,
     data: WsssData,
-    run: Run,                    # where log, checkpoint and model go; an interrupted run there is resumed
+    run: Run,  # where log, checkpoint and model go; an interrupted run there is resumed
     device: str = "auto",
     workers: int | None = None,  # loader processes; None: chosen for the device
-    on_log=None,                 # called with each written log row, e.g. to draw live curves
-    start: Run | None = None,    # the trained run whose weights this one starts from
+    on_log=None,  # called with each written log row, e.g. to draw live curves
+    start: Run | None = None,  # the trained run whose weights this one starts from
 ) -> Loop:
     "Train to the end (from the checkpoint if there is one); `model.safetensors` and `terms.safetensors` are then in the run's folder."
     loop = Loop(recipe, data, run, device, workers, start)
@@ -253,7 +310,9 @@ def train(
     for term in loop.bare.terms.values():
         term.before_training(loop)
     batches, epoch_steps = iter(loop.loader()), max(loop.per_epoch // cfg.accumulate, 1)
-    bar = tqdm(total=loop.total, initial=loop.step, desc=f"train {recipe.method}", disable=not main, mininterval=1)
+    bar = tqdm(
+        total=loop.total, initial=loop.step, desc=f"train {recipe.method}", disable=not main, mininterval=1
+    )
     with catch_interrupt() as asked, bar:
         while loop.step < loop.total:
             parts = train_step(loop, batches)
@@ -266,11 +325,15 @@ def train(
             if last or asked or loop.step % epoch_steps == 0:
                 _save(loop)
             if asked:
-                raise UserError(f"Stopped at step {loop.step} of {loop.total}; all of it is saved in run {run.key}.",
-                                "Run the same command again to go on.")
+                raise UserError(
+                    f"Stopped at step {loop.step} of {loop.total}; all of it is saved in run {run.key}.",
+                    "Run the same command again to go on.",
+                )
     if main:
         for name, module in (("model", loop.bare.model), ("terms", loop.bare.terms)):
             with atomic_path(run.path / f"{name}.safetensors") as p:
-                save_file({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}, p)
+                save_file(
+                    {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}, p
+                )
     loop.accelerator.wait_for_everyone()
     return loop

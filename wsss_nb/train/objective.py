@@ -22,6 +22,7 @@ from ..run.recipe import Optim, Recipe
 # %% ../../nbs/train/00_objective.ipynb #1cb98164
 class Objective(nn.Module):
     "The model's own loss plus the terms'; `forward(batch)` gives the scalar and its named parts."
+
     def __init__(self, model: CamModel, terms: dict[str, Term]):
         super().__init__()
         self.model, self.terms = model, nn.ModuleDict(terms)
@@ -52,12 +53,18 @@ def load_start(objective: Objective, folder: Path) -> None:
     for name, module in (("model", objective.model), ("terms", objective.terms)):
         file, own = Path(folder) / f"{name}.safetensors", module.state_dict()
         if not file.exists():
-            raise UserError(f"{folder} has no trained {name}.", "Run the method that this one starts from to its end.")
+            raise UserError(
+                f"{folder} has no trained {name}.", "Run the method that this one starts from to its end."
+            )
         state = load_file(file)
-        wanted = [k for k in own if name == "model" or k.partition(".")[0] in {s.partition(".")[0] for s in state}]
+        wanted = [
+            k for k in own if name == "model" or k.partition(".")[0] in {s.partition(".")[0] for s in state}
+        ]
         if wrong := [k for k in wanted if k not in state or state[k].shape != own[k].shape]:
-            raise UserError(f"{file} does not fit: {len(wrong)} tensors are missing or of another shape (first: {wrong[0]}).",
-                            "Start from a run of the same model.")
+            raise UserError(
+                f"{file} does not fit: {len(wrong)} tensors are missing or of another shape (first: {wrong[0]}).",
+                "Start from a run of the same model.",
+            )
         module.load_state_dict({k: state[k] for k in wanted}, strict=False)
 
 # %% ../../nbs/train/00_objective.ipynb #9ffea717
@@ -79,7 +86,9 @@ def set_rate(optimizer: torch.optim.Optimizer, optim: Optim, step: int, total: i
         group["lr"] = optim.lr * group["mult"] * lr_factor(step, total, optim)
 
 # %% ../../nbs/train/00_objective.ipynb #cd8cf3e4
-def make_optimizer(groups: Iterable[tuple[float, Iterable[nn.Parameter]]], optim: Optim) -> torch.optim.Optimizer | None:
+def make_optimizer(
+    groups: Iterable[tuple[float, Iterable[nn.Parameter]]], optim: Optim
+) -> torch.optim.Optimizer | None:
     "SGD, Adam or AdamW over (factor of the rate, parameters); None where nothing can be trained."
     groups = [dict(params=[p for p in ps if p.requires_grad], mult=m, lr=optim.lr * m) for m, ps in groups]
     groups = [g for g in groups if g["params"]]
@@ -95,7 +104,10 @@ def make_optimizers(objective: Objective, optim: Optim) -> list[tuple[torch.opti
     "The recipe's optimiser (trunk, classifier at `head_mult`, terms at their `lr_mult`), then those that terms have of their own."
     head, terms = objective.model.head_parameters(), objective.terms.values()
     known = {id(p) for p in head}
-    groups = [(1.0, [p for p in objective.model.parameters() if id(p) not in known]), (optim.head_mult, head),
-              *((t.lr_mult, t.parameters()) for t in terms if t.optim is None)]
+    groups = [
+        (1.0, [p for p in objective.model.parameters() if id(p) not in known]),
+        (optim.head_mult, head),
+        *((t.lr_mult, t.parameters()) for t in terms if t.optim is None),
+    ]
     own = [(make_optimizer([(1.0, t.parameters())], t.optim), t.optim) for t in terms if t.optim is not None]
     return [(make_optimizer(groups, optim), optim), *((o, by) for o, by in own if o is not None)]

@@ -17,56 +17,76 @@ from .noise import Dice
 @dataclass(frozen=True)
 class Light:
     "One light per image: a unit vector towards it (x right, y down, z to the viewer) and the colour it gives, RGB."
-    x:float
-    y:float
-    z:float
-    tint:tuple
+
+    x: float
+    y: float
+    z: float
+    tint: tuple
 
 
-def roll_light(dice:Dice) -> Light:
+def roll_light(dice: Dice) -> Light:
     "Light from above, left or right; midday, golden, overcast or bluish."
-    x, y, z = dice(-.9, .9), dice(-1, -.5), dice(.5, 1)
-    n = sqrt(x*x + y*y + z*z)
-    warm, power = dice(-.06, .09), dice(.94, 1.2)
-    return Light(x/n, y/n, z/n, (power*(1+warm), power, power*(1-warm)))
+    x, y, z = dice(-0.9, 0.9), dice(-1, -0.5), dice(0.5, 1)
+    n = sqrt(x * x + y * y + z * z)
+    warm, power = dice(-0.06, 0.09), dice(0.94, 1.2)
+    return Light(x / n, y / n, z / n, (power * (1 + warm), power, power * (1 - warm)))
 
 
 class View:
     "Rows `y0` to `y1` of a square image of `size` pixels, with its light."
-    def __init__(self, size:int, light:Light, y0:int=0, y1:int|None=None):
-        self.size, self.light, self.y0, self.y1, self.px = size, light, y0, size if y1 is None else y1, 1/size
-        self.x = ((np.arange(size, dtype=np.float32)+.5)*self.px)[None]
-        self.y = ((np.arange(self.y0, self.y1, dtype=np.float32)+.5)*self.px)[:, None]
 
-    def plane(self, horizon:float) -> tuple[np.ndarray, np.ndarray]:
+    def __init__(self, size: int, light: Light, y0: int = 0, y1: int | None = None):
+        self.size, self.light, self.y0, self.y1, self.px = (
+            size,
+            light,
+            y0,
+            size if y1 is None else y1,
+            1 / size,
+        )
+        self.x = ((np.arange(size, dtype=np.float32) + 0.5) * self.px)[None]
+        self.y = ((np.arange(self.y0, self.y1, dtype=np.float32) + 0.5) * self.px)[:, None]
+
+    def plane(self, horizon: float) -> tuple[np.ndarray, np.ndarray]:
         "Ground coordinates of each pixel for a camera above a plane: across [h, w] and away [h, 1]."
-        z = .5/np.maximum(self.y-horizon, .012)
-        return (self.x-.5)*z*2, z
+        z = 0.5 / np.maximum(self.y - horizon, 0.012)
+        return (self.x - 0.5) * z * 2, z
 
 # %% ../../../nbs/data/scenery/01_light.ipynb #c47b1c57
-PALETTE = dict(white=(.88, .88, .85), grey=(.55, .56, .56), slate=(.34, .38, .43), black=(.13, .13, .14),
-               brown=(.38, .26, .18), rust=(.58, .30, .17), red=(.69, .18, .15), ochre=(.74, .58, .30),
-               sand=(.78, .69, .53), olive=(.42, .44, .21), green=(.29, .47, .22), teal=(.20, .46, .46),
-               blue=(.22, .38, .62), sky=(.55, .70, .84))
+PALETTE = dict(
+    white=(0.88, 0.88, 0.85),
+    grey=(0.55, 0.56, 0.56),
+    slate=(0.34, 0.38, 0.43),
+    black=(0.13, 0.13, 0.14),
+    brown=(0.38, 0.26, 0.18),
+    rust=(0.58, 0.30, 0.17),
+    red=(0.69, 0.18, 0.15),
+    ochre=(0.74, 0.58, 0.30),
+    sand=(0.78, 0.69, 0.53),
+    olive=(0.42, 0.44, 0.21),
+    green=(0.29, 0.47, 0.22),
+    teal=(0.20, 0.46, 0.46),
+    blue=(0.22, 0.38, 0.62),
+    sky=(0.55, 0.70, 0.84),
+)
 
 
-def colour(dice:Dice, names:str, jitter:float=.05) -> np.ndarray:
+def colour(dice: Dice, names: str, jitter: float = 0.05) -> np.ndarray:
     "One of the palette's `names` (separated by spaces), a little varied, RGB float32 [3]."
     c = PALETTE[dice.pick(names.split())]
-    return np.array([min(max(v + dice(-jitter, jitter), .02), .98) for v in c], np.float32)
+    return np.array([min(max(v + dice(-jitter, jitter), 0.02), 0.98) for v in c], np.float32)
 
 
-def ramp(t:np.ndarray, *colours:np.ndarray) -> np.ndarray:
+def ramp(t: np.ndarray, *colours: np.ndarray) -> np.ndarray:
     "Piecewise linear blend of two or more colours for `t` in [0, 1]: [3, h, w]."
-    t = np.minimum(np.maximum(t, 0), 1)*(len(colours)-1)
-    out = colours[0][:, None, None] + (colours[1]-colours[0])[:, None, None]*np.minimum(t, 1)
-    for i in range(1, len(colours)-1):
-        out += (colours[i+1]-colours[i])[:, None, None]*np.minimum(np.maximum(t-i, 0), 1)
+    t = np.minimum(np.maximum(t, 0), 1) * (len(colours) - 1)
+    out = colours[0][:, None, None] + (colours[1] - colours[0])[:, None, None] * np.minimum(t, 1)
+    for i in range(1, len(colours) - 1):
+        out += (colours[i + 1] - colours[i])[:, None, None] * np.minimum(np.maximum(t - i, 0), 1)
     return out
 
 
-def blend(base:np.ndarray, over, alpha:np.ndarray) -> np.ndarray:
+def blend(base: np.ndarray, over, alpha: np.ndarray) -> np.ndarray:
     "Paint a colour [3] or picture [3, h, w] over `base`, in place, with coverage `alpha` [h, w]."
     over = over[:, None, None] if over.ndim == 1 else over
-    base += (over-base)*alpha
+    base += (over - base) * alpha
     return base

@@ -13,104 +13,124 @@ import numpy as np
 # %% ../../../nbs/data/scenery/00_noise.ipynb #2fda993f
 class Dice:
     "A stream of random decisions that is a pure function of `seed`."
-    def __init__(self, seed:int, block:int=256):
+
+    def __init__(self, seed: int, block: int = 256):
         self.rng, self.block, self.pool = np.random.Generator(np.random.PCG64(seed)), block, []
 
-    def __call__(self, lo:float=0., hi:float=1.) -> float:
+    def __call__(self, lo: float = 0.0, hi: float = 1.0) -> float:
         "A number in [lo, hi)."
         if not self.pool:
             self.pool = self.rng.random(self.block).tolist()
-        return lo + (hi-lo)*self.pool.pop()
+        return lo + (hi - lo) * self.pool.pop()
 
-    def chance(self, p:float) -> bool:
+    def chance(self, p: float) -> bool:
         "True with probability `p`."
         return self() < p
 
     def pick(self, items):
         "One of `items`."
-        return items[int(self()*len(items))]
+        return items[int(self() * len(items))]
 
     def sign(self) -> int:
         "-1 or 1."
-        return 1 if self() < .5 else -1
+        return 1 if self() < 0.5 else -1
 
 # %% ../../../nbs/data/scenery/00_noise.ipynb #83aa1031
-def turn(t:float) -> tuple[float, float]:
+def turn(t: float) -> tuple[float, float]:
     "Cosine and sine of θ = 2 arctan(t)."
-    return (1-t*t)/(1+t*t), 2*t/(1+t*t)
+    return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
 
 
 def wave(x):
     "A smooth wave of period 1, like a cosine: 1 at 0, -1 at 1/2."
-    tri = abs(4*(x - np.floor(x)) - 2) - 1
-    return tri*(1.5 - .5*tri*tri)
+    tri = abs(4 * (x - np.floor(x)) - 2) - 1
+    return tri * (1.5 - 0.5 * tri * tri)
 
 
 def smooth(lo, hi, x):
     "0 below `lo`, 1 above `hi`, a cubic in between."
-    t = np.minimum(np.maximum((x-lo)*(1/(hi-lo)), 0), 1)
-    return t*t*(3-2*t)
+    t = np.minimum(np.maximum((x - lo) * (1 / (hi - lo)), 0), 1)
+    return t * t * (3 - 2 * t)
 
 # %% ../../../nbs/data/scenery/00_noise.ipynb #f8a37b2f
-SIDE = 512     # side of a tile in the bank, px (a power of two: wrapping is a bit mask)
-SLOPES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (.6, .8), (.6, -.8), (-.6, .8), (-.6, -.8), (.8, .6), (.8, -.6),
-                   (-.8, .6), (-.8, -.6)], np.float32)
+SIDE = 512  # side of a tile in the bank, px (a power of two: wrapping is a bit mask)
+SLOPES = np.array(
+    [
+        (1, 0),
+        (-1, 0),
+        (0, 1),
+        (0, -1),
+        (0.6, 0.8),
+        (0.6, -0.8),
+        (-0.6, 0.8),
+        (-0.6, -0.8),
+        (0.8, 0.6),
+        (0.8, -0.6),
+        (-0.8, 0.6),
+        (-0.8, -0.6),
+    ],
+    np.float32,
+)
 
 
-def lattice_noise(seed:int, rows:int, cols:int) -> np.ndarray:
+def lattice_noise(seed: int, rows: int, cols: int) -> np.ndarray:
     "Gradient noise with `rows` x `cols` lattice cells, about [-1, 1], seamless, [SIDE, SIDE] (Perlin 2002)."
-    g = SLOPES[(np.random.Generator(np.random.PCG64(seed)).random((rows, cols))*len(SLOPES)).astype(int)]
-    y, x = (np.arange(SIDE, dtype=np.float32)*(k/SIDE) for k in (rows, cols))
+    g = SLOPES[(np.random.Generator(np.random.PCG64(seed)).random((rows, cols)) * len(SLOPES)).astype(int)]
+    y, x = (np.arange(SIDE, dtype=np.float32) * (k / SIDE) for k in (rows, cols))
     iy, ix = y.astype(int), x.astype(int)
-    fy, fx = (y-iy)[:, None], (x-ix)[None]
+    fy, fx = (y - iy)[:, None], (x - ix)[None]
+
     def corner(dy, dx):
-        v = g[(iy+dy) % rows][:, (ix+dx) % cols]
-        return v[..., 0]*(fy-dy) + v[..., 1]*(fx-dx)
-    wy, wx = (f*f*f*(f*(f*6-15)+10) for f in (fy, fx))
-    top = corner(0, 0)*(1-wx) + corner(0, 1)*wx
-    return ((top*(1-wy) + (corner(1, 0)*(1-wx) + corner(1, 1)*wx)*wy)*1.5).astype(np.float32)
+        v = g[(iy + dy) % rows][:, (ix + dx) % cols]
+        return v[..., 0] * (fy - dy) + v[..., 1] * (fx - dx)
+
+    wy, wx = (f * f * f * (f * (f * 6 - 15) + 10) for f in (fy, fx))
+    top = corner(0, 0) * (1 - wx) + corner(0, 1) * wx
+    return ((top * (1 - wy) + (corner(1, 0) * (1 - wx) + corner(1, 1) * wx) * wy) * 1.5).astype(np.float32)
 
 
-def octaves(seed:int, rows:int, cols:int, n:int, gain:float=.5) -> np.ndarray:
+def octaves(seed: int, rows: int, cols: int, n: int, gain: float = 0.5) -> np.ndarray:
     "Sum of `n` octaves of noise, each twice as fine and `gain` as strong, scaled to [-1, 1]."
-    t, weight = np.zeros((SIDE, SIDE), np.float32), 1.
+    t, weight = np.zeros((SIDE, SIDE), np.float32), 1.0
     for i in range(n):
-        t += lattice_noise(seed+i, rows << i, cols << i)*np.float32(weight)
+        t += lattice_noise(seed + i, rows << i, cols << i) * np.float32(weight)
         weight *= gain
-    return t/np.abs(t).max()
+    return t / np.abs(t).max()
 
 # %% ../../../nbs/data/scenery/00_noise.ipynb #40efefdd
-def cells(seed:int, k:int=32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cells(seed: int, k: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Dome (1 at a cell's centre, 0 at its rim), rim (0 at the border between two cells) and level of `k` x `k` cells."
     r = np.random.Generator(np.random.PCG64(seed)).random((k, k, 3)).astype(np.float32)
-    p = np.arange(SIDE, dtype=np.float32)*(k/SIDE)
+    p = np.arange(SIDE, dtype=np.float32) * (k / SIDE)
     i = p.astype(int)
     best, second, level = np.full((SIDE, SIDE), 9, np.float32), np.full((SIDE, SIDE), 9, np.float32), 0
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
-            v = r[(i+dy) % k][:, (i+dx) % k]
-            d = np.sqrt((i[:, None]+dy+v[..., 0]-p[:, None])**2 + (i[None]+dx+v[..., 1]-p[None])**2).astype(np.float32)
+            v = r[(i + dy) % k][:, (i + dx) % k]
+            d = np.sqrt(
+                (i[:, None] + dy + v[..., 0] - p[:, None]) ** 2 + (i[None] + dx + v[..., 1] - p[None]) ** 2
+            ).astype(np.float32)
             near = d < best
             second = np.where(near, best, np.minimum(second, d))
             best, level = np.where(near, d, best), np.where(near, v[..., 2], level)
-    return np.maximum(1-best, 0), np.minimum((second-best)*2, 1), level.astype(np.float32)
+    return np.maximum(1 - best, 0), np.minimum((second - best) * 2, 1), level.astype(np.float32)
 
 
-def leaves(seed:int, n:int=620) -> tuple[np.ndarray, np.ndarray]:
+def leaves(seed: int, n: int = 620) -> tuple[np.ndarray, np.ndarray]:
     "Coverage and shade of `n` overlapping leaves (length 24 to 56 px) on a seamless tile."
     dice, cover, shade = Dice(seed), np.zeros((SIDE, SIDE), np.float32), np.zeros((SIDE, SIDE), np.float32)
     for _ in range(n):
         r, (c, s), cy, cx = dice(12, 28), turn(dice(-1, 1)), dice(0, SIDE), dice(0, SIDE)
         k = np.arange(-30, 31)
-        iy, ix = int(cy)+k, int(cx)+k
-        y, x = (iy-cy).astype(np.float32)[:, None]*(1/r), (ix-cx).astype(np.float32)[None]*(1/r)
-        u, v = x*c + y*s, y*c - x*s
-        half = .42*(1-u*u)*(1-.3*u)
-        a = np.clip((half-abs(v))*(r*.7), 0, 1).astype(np.float32)
-        tone = (dice(.25, 1) - .35*(v > 0) - .25*(abs(v) < .05)).astype(np.float32)
+        iy, ix = int(cy) + k, int(cx) + k
+        y, x = (iy - cy).astype(np.float32)[:, None] * (1 / r), (ix - cx).astype(np.float32)[None] * (1 / r)
+        u, v = x * c + y * s, y * c - x * s
+        half = 0.42 * (1 - u * u) * (1 - 0.3 * u)
+        a = np.clip((half - abs(v)) * (r * 0.7), 0, 1).astype(np.float32)
+        tone = (dice(0.25, 1) - 0.35 * (v > 0) - 0.25 * (abs(v) < 0.05)).astype(np.float32)
         at = np.ix_(iy % SIDE, ix % SIDE)
         cover[at] = np.maximum(cover[at], a)
-        shade[at] += a*(tone-shade[at])
+        shade[at] += a * (tone - shade[at])
     return cover, shade
 
 # %% ../../../nbs/data/scenery/00_noise.ipynb #e54bb608
@@ -119,24 +139,33 @@ def bank() -> dict[str, np.ndarray]:
     "Seamless tiles [SIDE, SIDE] by name; the same on every machine."
     dome, rim, level = cells(7)
     cover, shade = leaves(8)
-    tiles = dict(soft=octaves(10, 4, 4, 6), fine=octaves(20, 24, 24, 4, .7), streak=octaves(30, 40, 6, 4, .6),
-                 blade=octaves(40, 8, 64, 3, .7), dome=dome, rim=rim, level=level, cover=cover, leaf=shade)
+    tiles = dict(
+        soft=octaves(10, 4, 4, 6),
+        fine=octaves(20, 24, 24, 4, 0.7),
+        streak=octaves(30, 40, 6, 4, 0.6),
+        blade=octaves(40, 8, 64, 3, 0.7),
+        dome=dome,
+        rim=rim,
+        level=level,
+        cover=cover,
+        leaf=shade,
+    )
     for t in tiles.values():
         t.setflags(write=False)
     return tiles
 
 
-def sample(tile:str, u, v) -> np.ndarray:
+def sample(tile: str, u, v) -> np.ndarray:
     "Bilinear look-up of a tile at `u` (across) and `v` (down), one period being 1; `u` and `v` broadcast."
     t = bank()[tile].ravel()
-    u, v = np.asarray(u, np.float32)*SIDE, np.asarray(v, np.float32)*SIDE
+    u, v = np.asarray(u, np.float32) * SIDE, np.asarray(v, np.float32) * SIDE
     iu, iv = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
-    fu, fv = u-iu, v-iv
-    x0, x1 = iu & (SIDE-1), (iu+1) & (SIDE-1)
-    y0, y1 = (iv & (SIDE-1))*SIDE, ((iv+1) & (SIDE-1))*SIDE
-    a, b = t.take(y0+x0), t.take(y1+x0)
-    a += (t.take(y0+x1)-a)*fu
-    b += (t.take(y1+x1)-b)*fu
+    fu, fv = u - iu, v - iv
+    x0, x1 = iu & (SIDE - 1), (iu + 1) & (SIDE - 1)
+    y0, y1 = (iv & (SIDE - 1)) * SIDE, ((iv + 1) & (SIDE - 1)) * SIDE
+    a, b = t.take(y0 + x0), t.take(y1 + x0)
+    a += (t.take(y0 + x1) - a) * fu
+    b += (t.take(y1 + x1) - b) * fu
     b -= a
     b *= fv
-    return b+a
+    return b + a

@@ -14,138 +14,216 @@ from .shapes import Canvas, Pose, box, bumpy, ellipse, limb, poly, turned
 from .vehicles import COAT, PAINT, RUBBER, boat, car, plane, stained, tractor, train
 
 # %% ../../../nbs/data/scenery/05_objects.ipynb #8f87a6c0
-def cow(c:Canvas, d:Dice, build:int):
+def cow(c: Canvas, d: Dice, build: int):
     "0 head up, 1 grazing, 2 a plain calf: flank, legs, head with horns and ears, tail."
     coat, mark, o = colour(d, COAT), colour(d, COAT), d()
-    hide = stained(coat, mark, 'soft', d(.25, .5), .0, .06, o) if build != 2 or d.chance(.4) else None
-    legs = [(-.62, d(-.06, .06)), (-.5, d(-.06, .06)), (.34, d(-.06, .06)), (.46, d(-.06, .06))]
+    hide = stained(coat, mark, "soft", d(0.25, 0.5), 0.0, 0.06, o) if build != 2 or d.chance(0.4) else None
+    legs = [(-0.62, d(-0.06, 0.06)), (-0.5, d(-0.06, 0.06)), (0.34, d(-0.06, 0.06)), (0.46, d(-0.06, 0.06))]
     for x, k in (legs[0], legs[2]):
-        c.paint(limb(x+.05, -.45, x+k+.05, -.04, .085, .05), coat*.6, .06)
-    c.paint(limb(-.74, -.84, -.86, -.4, .025, .018) | ellipse(-.87, -.36, .045, .08), mark*.8, .04)
-    c.paint(ellipse(-.1, -.42, .12, .1), np.array([.75, .52, .48], np.float32), .08)
-    c.paint(box(-.76, -.92, .5, -.42, .2) | ellipse(-.1, -.56, .5, .2), coat, .26, 0, .08, hide)
+        c.paint(limb(x + 0.05, -0.45, x + k + 0.05, -0.04, 0.085, 0.05), coat * 0.6, 0.06)
+    c.paint(
+        limb(-0.74, -0.84, -0.86, -0.4, 0.025, 0.018) | ellipse(-0.87, -0.36, 0.045, 0.08), mark * 0.8, 0.04
+    )
+    c.paint(ellipse(-0.1, -0.42, 0.12, 0.1), np.array([0.75, 0.52, 0.48], np.float32), 0.08)
+    c.paint(box(-0.76, -0.92, 0.5, -0.42, 0.2) | ellipse(-0.1, -0.56, 0.5, 0.2), coat, 0.26, 0, 0.08, hide)
     for x, k in (legs[1], legs[3]):
-        c.paint(limb(x, -.5, x+k, -.05, .1, .055), coat, .07, tone=hide)
-        c.paint(limb(x+k, -.04, x+k+.02, -.03, .05), RUBBER*1.5, .04)
-    hx, hy = ((.8, -.98), (.84, -.26), (.76, -.9))[build]
-    c.paint(limb(.4, -.72, hx-.06, hy, .2, .12), coat, .14, tone=hide)
-    for s, dx in ((1, -.1), (-1, .02)):
-        c.paint(limb(hx-.08, hy-.1, hx-.2*s-.06, hy-.08, .045, .03), coat*.75, .04)
+        c.paint(limb(x, -0.5, x + k, -0.05, 0.1, 0.055), coat, 0.07, tone=hide)
+        c.paint(limb(x + k, -0.04, x + k + 0.02, -0.03, 0.05), RUBBER * 1.5, 0.04)
+    hx, hy = ((0.8, -0.98), (0.84, -0.26), (0.76, -0.9))[build]
+    c.paint(limb(0.4, -0.72, hx - 0.06, hy, 0.2, 0.12), coat, 0.14, tone=hide)
+    for s, dx in ((1, -0.1), (-1, 0.02)):
+        c.paint(limb(hx - 0.08, hy - 0.1, hx - 0.2 * s - 0.06, hy - 0.08, 0.045, 0.03), coat * 0.75, 0.04)
         if build != 2:
-            c.paint(limb(hx+dx, hy-.12, hx+dx+.1*s-.02, hy-.28, .03, .012), colour(d, 'sand white'), .03)
-    c.paint(limb(hx-.06, hy-.02, hx+.1, hy+.14, .125, .085), coat, .1, tone=hide)
-    c.paint(ellipse(hx+.13, hy+.17, .075), np.array([.72, .55, .5], np.float32)*d(.5, 1), .06)
-    c.paint(ellipse(hx-.01, hy-.02, .025), RUBBER, .02, .3)
+            c.paint(
+                limb(hx + dx, hy - 0.12, hx + dx + 0.1 * s - 0.02, hy - 0.28, 0.03, 0.012),
+                colour(d, "sand white"),
+                0.03,
+            )
+    c.paint(limb(hx - 0.06, hy - 0.02, hx + 0.1, hy + 0.14, 0.125, 0.085), coat, 0.1, tone=hide)
+    c.paint(ellipse(hx + 0.13, hy + 0.17, 0.075), np.array([0.72, 0.55, 0.5], np.float32) * d(0.5, 1), 0.06)
+    c.paint(ellipse(hx - 0.01, hy - 0.02, 0.025), RUBBER, 0.02, 0.3)
 
 
-def bird(c:Canvas, d:Dice, build:int):
+def bird(c: Canvas, d: Dice, build: int):
     "0 perched, 1 upright, 2 flying: body, wing, tail, head with eye and beak."
-    coat, other = colour(d, COAT+' blue teal red olive'), colour(d, COAT+' red ochre sky')
-    bill = colour(d, 'ochre black rust')
-    lift = (.16, .5, .02)[build]
-    hx, hy = ((.56, -.42), (.42, -.72), (.7, -.14))[build]
-    c.paint(limb(-.3, lift*.6, -.95, lift*1.1 + d(-.02, .12), .12, .055), coat*.7, .06)
+    coat, other = colour(d, COAT + " blue teal red olive"), colour(d, COAT + " red ochre sky")
+    bill = colour(d, "ochre black rust")
+    lift = (0.16, 0.5, 0.02)[build]
+    hx, hy = ((0.56, -0.42), (0.42, -0.72), (0.7, -0.14))[build]
+    c.paint(limb(-0.3, lift * 0.6, -0.95, lift * 1.1 + d(-0.02, 0.12), 0.12, 0.055), coat * 0.7, 0.06)
     if build == 2:
-        c.paint(poly((.3, .0), (-.2, -.02), (-.42, -.7), (-.2, -.78), r=.05), coat*.6, .08)
+        c.paint(poly((0.3, 0.0), (-0.2, -0.02), (-0.42, -0.7), (-0.2, -0.78), r=0.05), coat * 0.6, 0.08)
     else:
-        for x in (-.05, .12):
-            c.paint(limb(x, .3, x+.03, .62, .02), bill*.8, .02)
-    trunk = limb(-.34, lift*.5, hx-.22, hy+.26, .2, .26) | ellipse(-.02, lift*.25, .48, .29)
+        for x in (-0.05, 0.12):
+            c.paint(limb(x, 0.3, x + 0.03, 0.62, 0.02), bill * 0.8, 0.02)
+    trunk = limb(-0.34, lift * 0.5, hx - 0.22, hy + 0.26, 0.2, 0.26) | ellipse(-0.02, lift * 0.25, 0.48, 0.29)
     a, b = coat[:, None, None], other[:, None, None]
-    c.paint(trunk, coat, .28, 0, .07, lambda x, y: a + (b-a)*smooth(.0, .18, y + .55*x - lift*.6))
-    c.paint(poly((hx+.13, hy-.06), (hx+d(.34, .46), hy+.05), (hx+.13, hy+.09), r=.02), bill, .04, .2)
-    c.paint(limb(hx-.1, hy+.14, hx, hy, .2, .17), coat, .18)
-    if d.chance(.5):
-        c.paint(ellipse(hx+.03, hy+.1, .12, .09), other, .08)
-    c.paint(ellipse(hx+.05, hy-.03, .04), RUBBER, .03, .6)
-    c.paint(ellipse(hx+.06, hy-.045, .014), np.array([.95, .95, .92], np.float32), .03, grain=0)
+    c.paint(
+        trunk, coat, 0.28, 0, 0.07, lambda x, y: a + (b - a) * smooth(0.0, 0.18, y + 0.55 * x - lift * 0.6)
+    )
+    c.paint(
+        poly((hx + 0.13, hy - 0.06), (hx + d(0.34, 0.46), hy + 0.05), (hx + 0.13, hy + 0.09), r=0.02),
+        bill,
+        0.04,
+        0.2,
+    )
+    c.paint(limb(hx - 0.1, hy + 0.14, hx, hy, 0.2, 0.17), coat, 0.18)
+    if d.chance(0.5):
+        c.paint(ellipse(hx + 0.03, hy + 0.1, 0.12, 0.09), other, 0.08)
+    c.paint(ellipse(hx + 0.05, hy - 0.03, 0.04), RUBBER, 0.03, 0.6)
+    c.paint(ellipse(hx + 0.06, hy - 0.045, 0.014), np.array([0.95, 0.95, 0.92], np.float32), 0.03, grain=0)
     if build == 2:
-        c.paint(poly((.34, .02), (.1, -.86), (-.16, -.9), (-.3, .08), r=.06), coat*.85, .1, 0, .1,
-                lambda x, y: a*(.75 + .2*wave(x*3.4 + y*.8)))
+        c.paint(
+            poly((0.34, 0.02), (0.1, -0.86), (-0.16, -0.9), (-0.3, 0.08), r=0.06),
+            coat * 0.85,
+            0.1,
+            0,
+            0.1,
+            lambda x, y: a * (0.75 + 0.2 * wave(x * 3.4 + y * 0.8)),
+        )
     else:
-        wing = limb(.12, -.02-lift*.35, -.62, lift*.85, .2, .045)
-        c.paint(wing, coat, .1, 0, .08, lambda x, y: (a*.8+b*.06)*(.84 + .2*wave((x-y*.6)*4)))
+        wing = limb(0.12, -0.02 - lift * 0.35, -0.62, lift * 0.85, 0.2, 0.045)
+        c.paint(
+            wing,
+            coat,
+            0.1,
+            0,
+            0.08,
+            lambda x, y: (a * 0.8 + b * 0.06) * (0.84 + 0.2 * wave((x - y * 0.6) * 4)),
+        )
 
 
-def fish(c:Canvas, d:Dice, build:int):
+def fish(c: Canvas, d: Dice, build: int):
     "0 spindle, 1 tall disc, 2 long: body with scales or bands, tail fin, back fin, eye."
-    skin, mark = colour(d, PAINT+' sky rust'), colour(d, PAINT+' white black')
-    h, o = (d(.3, .38), d(.5, .58), d(.2, .25))[build], d()
-    fin = mark if d.chance(.5) else skin
-    def ray(x, y): return fin[:, None, None]*(.8 + .25*wave((x-y*1.4)*6))
+    skin, mark = colour(d, PAINT + " sky rust"), colour(d, PAINT + " white black")
+    h, o = (d(0.3, 0.38), d(0.5, 0.58), d(0.2, 0.25))[build], d()
+    fin = mark if d.chance(0.5) else skin
+
+    def ray(x, y):
+        return fin[:, None, None] * (0.8 + 0.25 * wave((x - y * 1.4) * 6))
+
     for s in (-1, 1):
-        c.paint(poly((-.5, 0.), (-.98, s*d(.34, .46)), (-.78, s*.04)), fin, .04, tone=ray)
-    c.paint(poly((-.45, -h*.6), (-.2, -h-.2), (.25, -h*.75), (.2, -h*.3), r=.04), fin*.9, .05, tone=ray)
-    c.paint(poly((.12, h*.6), (-.1, h+.16), (-.3, h*.6), (.0, h*.2), r=.04), fin*.9, .05, tone=ray)
-    k, bands = d(1, 1.8), d.chance(.5)
+        c.paint(poly((-0.5, 0.0), (-0.98, s * d(0.34, 0.46)), (-0.78, s * 0.04)), fin, 0.04, tone=ray)
+    c.paint(
+        poly((-0.45, -h * 0.6), (-0.2, -h - 0.2), (0.25, -h * 0.75), (0.2, -h * 0.3), r=0.04),
+        fin * 0.9,
+        0.05,
+        tone=ray,
+    )
+    c.paint(
+        poly((0.12, h * 0.6), (-0.1, h + 0.16), (-0.3, h * 0.6), (0.0, h * 0.2), r=0.04),
+        fin * 0.9,
+        0.05,
+        tone=ray,
+    )
+    k, bands = d(1, 1.8), d.chance(0.5)
     a, b = skin[:, None, None], mark[:, None, None]
+
     def tone(x, y):
-        m = smooth(.1, .5, wave(x*k + o + .12*y)) if bands else smooth(-.1, .25, -y - .2*h + .06*wave(x*2))
-        return (a + (b-a)*m)*(.88 + .2*sample('dome', x*.34+o, y*.34))*(1.12 - .3*smooth(-h, h, -y-h*.2))
-    rad = (.72*.72 + h*h)/(2*h)
-    lens = ellipse(.14, rad-h, rad) & ellipse(.14, h-rad, rad)
-    body = lens if build == 0 else ellipse(.14, 0, .74 if build == 2 else .66, h)
-    body = type(body)(body.f, (-.62, -h, .9, h))
-    c.paint(limb(-.66, 0, -.3, 0, .07, .14), skin, .1, tone=tone)
-    c.paint(body, skin, .3, .25, .03, tone)
-    c.paint(turned(ellipse(.1, .06, .17, .08), .3, .2, .06), fin*.85, .06, tone=ray)
-    c.paint(ellipse(.62, -.06*h/.3, .065), np.array([.92, .9, .82], np.float32), .06, grain=0)
-    c.paint(ellipse(.635, -.06*h/.3, .036), RUBBER, .04, .5)
+        m = (
+            smooth(0.1, 0.5, wave(x * k + o + 0.12 * y))
+            if bands
+            else smooth(-0.1, 0.25, -y - 0.2 * h + 0.06 * wave(x * 2))
+        )
+        return (
+            (a + (b - a) * m)
+            * (0.88 + 0.2 * sample("dome", x * 0.34 + o, y * 0.34))
+            * (1.12 - 0.3 * smooth(-h, h, -y - h * 0.2))
+        )
+
+    rad = (0.72 * 0.72 + h * h) / (2 * h)
+    lens = ellipse(0.14, rad - h, rad) & ellipse(0.14, h - rad, rad)
+    body = lens if build == 0 else ellipse(0.14, 0, 0.74 if build == 2 else 0.66, h)
+    body = type(body)(body.f, (-0.62, -h, 0.9, h))
+    c.paint(limb(-0.66, 0, -0.3, 0, 0.07, 0.14), skin, 0.1, tone=tone)
+    c.paint(body, skin, 0.3, 0.25, 0.03, tone)
+    c.paint(turned(ellipse(0.1, 0.06, 0.17, 0.08), 0.3, 0.2, 0.06), fin * 0.85, 0.06, tone=ray)
+    c.paint(ellipse(0.62, -0.06 * h / 0.3, 0.065), np.array([0.92, 0.9, 0.82], np.float32), 0.06, grain=0)
+    c.paint(ellipse(0.635, -0.06 * h / 0.3, 0.036), RUBBER, 0.04, 0.5)
 
 # %% ../../../nbs/data/scenery/05_objects.ipynb #9956d915
-def rock(c:Canvas, d:Dice, build:int):
+def rock(c: Canvas, d: Dice, build: int):
     "A boulder."
-    a, b = colour(d, 'grey slate brown sand'), colour(d, 'olive rust white grey')
-    shape = bumpy(ellipse(0, -.36, .85, .46), 'soft', .3, .3, d()) & box(-1.2, -1.2, 1.2, 0)
-    c.paint(shape, a, .5, 0, .25, stained(a, b, 'fine', .3, .2, .7, d()))
+    a, b = colour(d, "grey slate brown sand"), colour(d, "olive rust white grey")
+    shape = bumpy(ellipse(0, -0.36, 0.85, 0.46), "soft", 0.3, 0.3, d()) & box(-1.2, -1.2, 1.2, 0)
+    c.paint(shape, a, 0.5, 0, 0.25, stained(a, b, "fine", 0.3, 0.2, 0.7, d()))
 
 
-def crate(c:Canvas, d:Dice, build:int):
+def crate(c: Canvas, d: Dice, build: int):
     "A wooden or painted box."
-    a = colour(d, 'sand ochre brown grey red teal')
-    c.paint(box(-.8, -1.1, .8, 0, .03), a, .08, 0, .1, lambda x, y: a[:, None, None]*(.9 + .16*wave(y*2.7)))
-    for s in ((-.8, -1.1, -.62, 0), (.62, -1.1, .8, 0), (-.8, -1.1, .8, -.94), (-.8, -.16, .8, 0)):
-        c.paint(box(*s, .01), a*.8, .04)
+    a = colour(d, "sand ochre brown grey red teal")
+    c.paint(
+        box(-0.8, -1.1, 0.8, 0, 0.03),
+        a,
+        0.08,
+        0,
+        0.1,
+        lambda x, y: a[:, None, None] * (0.9 + 0.16 * wave(y * 2.7)),
+    )
+    for s in ((-0.8, -1.1, -0.62, 0), (0.62, -1.1, 0.8, 0), (-0.8, -1.1, 0.8, -0.94), (-0.8, -0.16, 0.8, 0)):
+        c.paint(box(*s, 0.01), a * 0.8, 0.04)
     if build:
-        c.paint(limb(-.6, -.2, .6, -.9, .07), a*.85, .05)
+        c.paint(limb(-0.6, -0.2, 0.6, -0.9, 0.07), a * 0.85, 0.05)
 
 
-def post(c:Canvas, d:Dice, build:int):
+def post(c: Canvas, d: Dice, build: int):
     "A post, with or without a board."
-    a = colour(d, 'brown grey white slate rust')
-    c.paint(limb(0, 0, d(-.05, .05), -1.7, .1, .08), a, .1, 0, .12)
+    a = colour(d, "brown grey white slate rust")
+    c.paint(limb(0, 0, d(-0.05, 0.05), -1.7, 0.1, 0.08), a, 0.1, 0, 0.12)
     if build:
-        c.paint(box(-.6, -1.7, .6, -1.1, .05), colour(d, PAINT), .06)
+        c.paint(box(-0.6, -1.7, 0.6, -1.1, 0.05), colour(d, PAINT), 0.06)
 
 
-def ball(c:Canvas, d:Dice, build:int):
+def ball(c: Canvas, d: Dice, build: int):
     "A ball or buoy with bands."
     a, b = colour(d, PAINT), colour(d, PAINT)
-    slant, k = d(-.5, .5), d(.5, 1)
-    def m(x, y): return a[:, None, None] + (b-a)[:, None, None]*smooth(-.1, .1, wave((y + slant*x)*k + .2*x*x))
-    c.paint(ellipse(0, -.8, .8), a, .8, .3, .03, m)
+    slant, k = d(-0.5, 0.5), d(0.5, 1)
+
+    def m(x, y):
+        return a[:, None, None] + (b - a)[:, None, None] * smooth(
+            -0.1, 0.1, wave((y + slant * x) * k + 0.2 * x * x)
+        )
+
+    c.paint(ellipse(0, -0.8, 0.8), a, 0.8, 0.3, 0.03, m)
 
 
-def bush(c:Canvas, d:Dice, build:int):
+def bush(c: Canvas, d: Dice, build: int):
     "A bush or tuft of weed."
-    a, o = colour(d, 'green olive teal ochre rust'), d()
-    shape = bumpy(bumpy(ellipse(0, -.5, .75, .45), 'soft', .4, .3, o), 'cover', .55, -.14, o) & box(-1.2, -1.4, 1.2, 0)
-    c.paint(shape, a, .4, 0, .05, lambda x, y: a[:, None, None]*(.5 + .75*sample('leaf', x*.55+o, y*.55)))
+    a, o = colour(d, "green olive teal ochre rust"), d()
+    shape = bumpy(bumpy(ellipse(0, -0.5, 0.75, 0.45), "soft", 0.4, 0.3, o), "cover", 0.55, -0.14, o) & box(
+        -1.2, -1.4, 1.2, 0
+    )
+    c.paint(
+        shape,
+        a,
+        0.4,
+        0,
+        0.05,
+        lambda x, y: a[:, None, None] * (0.5 + 0.75 * sample("leaf", x * 0.55 + o, y * 0.55)),
+    )
 
 # %% ../../../nbs/data/scenery/05_objects.ipynb #b1c2c969
-KINDS = dict(boat=(boat, 3, (-1, -1.6, 1.05, .1), True), train=(train, 3, (-1, -.78, 1.03, .05), True),
-             plane=(plane, 3, (-1.03, -.95, 1, .95), False), cow=(cow, 3, (-.95, -1.3, 1.07, .02), True),
-             car=(car, 4, (-1, -.9, 1, .04), True), bird=(bird, 3, (-1.03, -.95, 1.15, .74), False),
-             fish=(fish, 3, (-1, -.8, .95, .75), False), tractor=(tractor, 3, (-.95, -1.4, .98, 0), True),
-             rock=(rock, 1, (-1.15, -1.1, 1.15, 0), True), crate=(crate, 2, (-.8, -1.1, .8, 0), True),
-             post=(post, 2, (-.62, -1.8, .62, .1), True), ball=(ball, 1, (-.8, -1.6, .8, 0), True),
-             bush=(bush, 1, (-1.15, -1.4, 1.18, 0), True))
-CLUTTER = ('rock', 'crate', 'post', 'ball', 'bush')
+KINDS = dict(
+    boat=(boat, 3, (-1, -1.6, 1.05, 0.1), True),
+    train=(train, 3, (-1, -0.78, 1.03, 0.05), True),
+    plane=(plane, 3, (-1.03, -0.95, 1, 0.95), False),
+    cow=(cow, 3, (-0.95, -1.3, 1.07, 0.02), True),
+    car=(car, 4, (-1, -0.9, 1, 0.04), True),
+    bird=(bird, 3, (-1.03, -0.95, 1.15, 0.74), False),
+    fish=(fish, 3, (-1, -0.8, 0.95, 0.75), False),
+    tractor=(tractor, 3, (-0.95, -1.4, 0.98, 0), True),
+    rock=(rock, 1, (-1.15, -1.1, 1.15, 0), True),
+    crate=(crate, 2, (-0.8, -1.1, 0.8, 0), True),
+    post=(post, 2, (-0.62, -1.8, 0.62, 0.1), True),
+    ball=(ball, 1, (-0.8, -1.6, 0.8, 0), True),
+    bush=(bush, 1, (-1.15, -1.4, 1.18, 0), True),
+)
+CLUTTER = ("rock", "crate", "post", "ball", "bush")
 
 
-def draw(kind:str, size:int, pose:Pose, light:Light, seed:int) -> Canvas:
+def draw(kind: str, size: int, pose: Pose, light: Light, seed: int) -> Canvas:
     "The canvas of one object of a kind; its build and colours come from `seed`."
     paint, builds, frame, _ = KINDS[kind]
     dice, canvas = Dice(seed), Canvas(size, pose, frame, light)
-    paint(canvas, dice, int(dice()*builds))
+    paint(canvas, dice, int(dice() * builds))
     return canvas

@@ -15,58 +15,64 @@ from .scenes import STUFF, Scene, Thing
 from .textures import CONTEXTS, GROUND, haze
 
 # %% ../../../nbs/data/scenery/07_render.ipynb #4323728b
-def backdrop(scene:Scene, size:int, light:Light, dice:Dice) -> tuple[np.ndarray, np.ndarray]:
+def backdrop(scene: Scene, size: int, light: Light, dice: Dice) -> tuple[np.ndarray, np.ndarray]:
     "The contexts and what lies behind their horizon, [3, size, size], and their `stuff` map."
     image, stuff = np.zeros((3, size, size), np.float32), np.zeros((size, size), np.uint8)
+
     def lay(name, paint, edge, horizon):
-        y0 = min(max(int((np.min(edge)-.01)*size), 0), size-1)
+        y0 = min(max(int((np.min(edge) - 0.01) * size), 0), size - 1)
         v = View(size, light, y0)
-        a = smooth(-.6*v.px, .6*v.px, v.y-edge) + 0*v.x
+        a = smooth(-0.6 * v.px, 0.6 * v.px, v.y - edge) + 0 * v.x
         picture = paint(v, dice, horizon)
-        image[:, y0:] += (picture-image[:, y0:])*(a if y0 else 1)
-        stuff[y0:][a >= .5] = STUFF.index(name)+1
+        image[:, y0:] += (picture - image[:, y0:]) * (a if y0 else 1)
+        stuff[y0:][a >= 0.5] = STUFF.index(name) + 1
+
     top = scene.contexts[0]
     if top in GROUND and scene.horizon > 0:
-        v = View(size, light, 0, min(int(scene.horizon*size)+2, size))
-        image[:, :v.y1], stuff[:v.y1] = haze(v, dice, scene.horizon), STUFF.index('haze')+1
+        v = View(size, light, 0, min(int(scene.horizon * size) + 2, size))
+        image[:, : v.y1], stuff[: v.y1] = haze(v, dice, scene.horizon), STUFF.index("haze") + 1
     lay(top, CONTEXTS[top], np.float32(scene.horizon if top in GROUND else -1), scene.horizon)
     for name in scene.contexts[1:]:
-        bend = dice(.02, .06) if top in GROUND else .004
+        bend = dice(0.02, 0.06) if top in GROUND else 0.004
         x = View(size, light).x
-        edge = scene.split + bend*sample('soft', x*.35+dice(), np.float32(dice()))
+        edge = scene.split + bend * sample("soft", x * 0.35 + dice(), np.float32(dice()))
         lay(name, CONTEXTS[name], edge, scene.horizon)
     return image, stuff
 
 # %% ../../../nbs/data/scenery/07_render.ipynb #2d50e370
-SOFT = dict(grass=.09, field=.05, snow=.05, water=.045, sand=.03)     # how deep a foot sinks, in half widths
+SOFT = dict(
+    grass=0.09, field=0.05, snow=0.05, water=0.045, sand=0.03
+)  # how deep a foot sinks, in half widths
 
 
-def shade(image:np.ndarray, thing:Thing, light:Light, depth:float=.5):
+def shade(image: np.ndarray, thing: Thing, light: Light, depth: float = 0.5):
     "A soft contact shadow under a thing, in place."
     size, s = image.shape[1], thing.pose.scale
     x0, _, x1, _ = thing.pose.bounds(KINDS[thing.kind][2])
-    cx, rx, ry = (x0+x1)/2 - light.x*s*.35, (x1-x0)*.56, max(s*.17, .012)
-    r0, r1 = max(int((thing.foot-ry)*size), 0), min(int((thing.foot+ry)*size)+1, size)
-    c0, c1 = max(int((cx-rx)*size), 0), min(int((cx+rx)*size)+1, size)
-    u = ((np.arange(c0, c1, dtype=np.float32)+.5)/size - cx)*(1/rx)
-    v = ((np.arange(r0, r1, dtype=np.float32)+.5)/size - thing.foot)*(1/ry)
-    image[:, r0:r1, c0:c1] *= 1 - depth*smooth(1., .1, u[None]*u[None] + v[:, None]*v[:, None])
+    cx, rx, ry = (x0 + x1) / 2 - light.x * s * 0.35, (x1 - x0) * 0.56, max(s * 0.17, 0.012)
+    r0, r1 = max(int((thing.foot - ry) * size), 0), min(int((thing.foot + ry) * size) + 1, size)
+    c0, c1 = max(int((cx - rx) * size), 0), min(int((cx + rx) * size) + 1, size)
+    u = ((np.arange(c0, c1, dtype=np.float32) + 0.5) / size - cx) * (1 / rx)
+    v = ((np.arange(r0, r1, dtype=np.float32) + 0.5) / size - thing.foot) * (1 / ry)
+    image[:, r0:r1, c0:c1] *= 1 - depth * smooth(1.0, 0.1, u[None] * u[None] + v[:, None] * v[:, None])
 
 
-def place(thing:Thing, context:str, size:int, light:Light) -> tuple[tuple, np.ndarray, np.ndarray]:
+def place(thing: Thing, context: str, size: int, light: Light) -> tuple[tuple, np.ndarray, np.ndarray]:
     "Where a thing is in the picture (rows, columns), its premultiplied colour, its coverage."
     c = draw(thing.kind, size, thing.pose, light, thing.seed)
     deep = SOFT.get(context, 0)
     if deep:
-        up = (thing.foot - (np.arange(c.at[0], c.at[1], dtype=np.float32)+.5)/size)[:, None]*(1/thing.pose.scale)
-        blades = sample('fine', c.x*.5+thing.pose.x*5, np.float32(.3))
-        keep = smooth(-.02, .02, up - deep*(.55 + .6*blades))
+        up = (thing.foot - (np.arange(c.at[0], c.at[1], dtype=np.float32) + 0.5) / size)[:, None] * (
+            1 / thing.pose.scale
+        )
+        blades = sample("fine", c.x * 0.5 + thing.pose.x * 5, np.float32(0.3))
+        keep = smooth(-0.02, 0.02, up - deep * (0.55 + 0.6 * blades))
         c.rgb *= keep
         c.alpha *= keep
     return (slice(c.at[0], c.at[1]), slice(c.at[2], c.at[3])), c.rgb, c.alpha
 
 # %% ../../../nbs/data/scenery/07_render.ipynb #30c10d0d
-def render(scene:Scene, size:int) -> dict[str, np.ndarray]:
+def render(scene: Scene, size: int) -> dict[str, np.ndarray]:
     "Paint a scene: `image` uint8 [3, size, size], `stuff`, `instances`, and `areas` [objects, 2] (seen, whole) in px."
     dice = Dice(scene.seed)
     light = roll_light(dice)
@@ -74,29 +80,29 @@ def render(scene:Scene, size:int) -> dict[str, np.ndarray]:
     instances, whole, k = np.zeros((size, size), np.int32), [], 0
     for t in scene.things:
         context = scene.contexts[t.place]
-        if context in GROUND or context == 'wall' and KINDS[t.kind][3]:
+        if context in GROUND or context == "wall" and KINDS[t.kind][3]:
             shade(image, t, light)
         at, rgb, alpha = place(t, context, size, light)
-        image[:, *at] = image[:, *at]*(1-alpha) + rgb
-        solid = alpha >= .5
+        image[:, *at] = image[:, *at] * (1 - alpha) + rgb
+        solid = alpha >= 0.5
         k += t.label > 0
         instances[at][solid] = k if t.label else 0
         stuff[at][solid] = 0 if t.label else len(STUFF)
         if t.label:
             whole.append(int(solid.sum()))
-    areas = np.stack([np.bincount(instances.ravel(), minlength=k+1)[1:], np.array(whole, int)], 1)
+    areas = np.stack([np.bincount(instances.ravel(), minlength=k + 1)[1:], np.array(whole, int)], 1)
     return dict(image=develop(image, light, dice), stuff=stuff, instances=instances, areas=areas)
 
 
-def develop(image:np.ndarray, light:Light, dice:Dice) -> np.ndarray:
+def develop(image: np.ndarray, light: Light, dice: Dice) -> np.ndarray:
     "From light to a photograph: tint, a little less colour, darker corners, grain, 8 bits."
     size = image.shape[1]
-    x = (np.arange(size, dtype=np.float32)+.5)/size - .5
-    corner = 1 - dice(.1, .5)*(x[None]*x[None] + x[:, None]*x[:, None])
-    image = image*(np.array(light.tint, np.float32)[:, None, None]*corner)
-    grey = (image[0] + image[1] + image[2])*(1/3)
-    image = grey + (image-grey)*dice(.7, .95)
-    noise = np.random.PCG64(int(dice()*2**53)).random_raw(size*size//4 + 1).view(np.uint8)
-    noise = noise[:2*size*size].reshape(2, size, size)
-    image += (noise[0].astype(np.float32)-noise[1])*(dice(.4, 1.6)*1e-4)
-    return (np.minimum(np.maximum(image, 0), 1)*255 + .5).astype(np.uint8)
+    x = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+    corner = 1 - dice(0.1, 0.5) * (x[None] * x[None] + x[:, None] * x[:, None])
+    image = image * (np.array(light.tint, np.float32)[:, None, None] * corner)
+    grey = (image[0] + image[1] + image[2]) * (1 / 3)
+    image = grey + (image - grey) * dice(0.7, 0.95)
+    noise = np.random.PCG64(int(dice() * 2**53)).random_raw(size * size // 4 + 1).view(np.uint8)
+    noise = noise[: 2 * size * size].reshape(2, size, size)
+    image += (noise[0].astype(np.float32) - noise[1]) * (dice(0.4, 1.6) * 1e-4)
+    return (np.minimum(np.maximum(image, 0), 1) * 255 + 0.5).astype(np.uint8)

@@ -22,40 +22,51 @@ from .shapes import Pose
 from .textures import CONTEXTS, GROUND
 
 # %% ../../../nbs/data/scenery/06_scenes.ipynb #cda71581
-OWN = dict(boat='water', train='rails', plane='sky', cow='grass', car='road', bird='branches', fish='reef',
-           tractor='field')                                          # class -> its own context
-CLASSES, STUFF = list(OWN), [*CONTEXTS, 'haze', 'clutter']
+OWN = dict(
+    boat="water",
+    train="rails",
+    plane="sky",
+    cow="grass",
+    car="road",
+    bird="branches",
+    fish="reef",
+    tractor="field",
+)  # class -> its own context
+CLASSES, STUFF = list(OWN), [*CONTEXTS, "haze", "clutter"]
 NEUTRAL = [c for c in CONTEXTS if c not in OWN.values()]
 
 # %% ../../../nbs/data/scenery/06_scenes.ipynb #83221c2a
 @dataclass(frozen=True)
 class Thing:
     "An object or, if `label` is 0, clutter: in which context it stands (0 upper, 1 lower), how, the seed of its looks."
-    kind:str
-    label:int
-    place:int
-    pose:Pose
-    seed:int
+
+    kind: str
+    label: int
+    place: int
+    pose: Pose
+    seed: int
 
     @property
     def foot(self) -> float:
         "How far down the picture it reaches: what reaches lower is nearer."
-        return self.pose.y + self.pose.scale*KINDS[self.kind][2][3]
+        return self.pose.y + self.pose.scale * KINDS[self.kind][2][3]
 
 
 @dataclass(frozen=True)
 class Scene:
     "The plan of one image: contexts (upper first), where they meet, the horizon, and the things, back to front."
-    contexts:tuple
-    split:float
-    horizon:float
-    things:tuple
-    seed:int
+
+    contexts: tuple
+    split: float
+    horizon: float
+    things: tuple
+    seed: int
 
     @property
-    def objects(self) -> tuple: return tuple(t for t in self.things if t.label)
+    def objects(self) -> tuple:
+        return tuple(t for t in self.things if t.label)
 
-    def at_home(self, thing:Thing) -> bool:
+    def at_home(self, thing: Thing) -> bool:
         "Does this object stand in its class's own context?"
         return OWN[thing.kind] == self.contexts[thing.place]
 
@@ -63,32 +74,34 @@ class Scene:
 HEIGHT = {c: 2 for c in GROUND} | dict(sky=0, wall=1, branches=1, reef=3)
 
 
-def meets(a:str, b:str) -> bool:
+def meets(a: str, b: str) -> bool:
     "Can two contexts share a picture?"
-    if 'reef' in (a, b):
-        return 'water' in (a, b)
+    if "reef" in (a, b):
+        return "water" in (a, b)
     return a != b and (HEIGHT[a] == 2 or HEIGHT[b] == 2)
 
 
-def stack(a:str, b:str|None, dice:Dice) -> tuple:
+def stack(a: str, b: str | None, dice: Dice) -> tuple:
     "The contexts from top to bottom; two kinds of ground in either order."
     if b is None:
         return (a,)
-    swap = dice.chance(.5) if HEIGHT[a] == HEIGHT[b] else HEIGHT[a] > HEIGHT[b]
+    swap = dice.chance(0.5) if HEIGHT[a] == HEIGHT[b] else HEIGHT[a] > HEIGHT[b]
     return (b, a) if swap else (a, b)
 
 # %% ../../../nbs/data/scenery/06_scenes.ipynb #635c610b
-def cast(dice:Dice, p:float, q:float) -> tuple[list, str, str|None]:
+def cast(dice: Dice, p: float, q: float) -> tuple[list, str, str | None]:
     "Who plays where: [(class, stands in the second context?)], the first context, the second or None."
-    empty, crowd, home, twin, at = dice.chance(q), dice(), dice.chance(p), dice.chance(.55), dice.chance(p)
+    empty, crowd, home, twin, at = dice.chance(q), dice(), dice.chance(p), dice.chance(0.55), dice.chance(p)
     first, elsewhere, second = dice.pick(CLASSES), dice(), None
     if empty:
         a, players = dice.pick(list(CONTEXTS)), []
     else:
         others = [c for c in CONTEXTS if c != OWN[first]]
-        a, players = OWN[first] if home else others[int(elsewhere*len(others))], [(first, 0)]
-        n = 1 + (crowd > .55) + (crowd > .84)
-        company = [c for c in CLASSES if c != first and meets(a, OWN[c])]   # the same whatever `at`: p for every class
+        a, players = OWN[first] if home else others[int(elsewhere * len(others))], [(first, 0)]
+        n = 1 + (crowd > 0.55) + (crowd > 0.84)
+        company = [
+            c for c in CLASSES if c != first and meets(a, OWN[c])
+        ]  # the same whatever `at`: p for every class
         if n > 1 and not twin and company:
             players.append((dice.pick(company), int(at)))
             if at:
@@ -96,97 +109,113 @@ def cast(dice:Dice, p:float, q:float) -> tuple[list, str, str|None]:
         while len(players) < n:
             players.append(dice.pick(players))
     free = [c for c in (CONTEXTS if empty else NEUTRAL) if meets(a, c)]
-    if second is None and free and dice.chance(.25):
+    if second is None and free and dice.chance(0.25):
         second = dice.pick(free)
     return players, a, second
 
 # %% ../../../nbs/data/scenery/06_scenes.ipynb #c58558e3
 @cache
-def silhouette(kind:str, cells:int=32) -> np.ndarray:
+def silhouette(kind: str, cells: int = 32) -> np.ndarray:
     "How many of six samples of a kind fill each cell of its own box: int [cells, cells]."
     x0, y0, x1, y1 = KINDS[kind][2]
-    n, side = 96, max(x1-x0, y1-y0)
-    pose = Pose(.5-(x0+x1)/2/side, .5-(y0+y1)/2/side, 1/side, 0, 1)
+    n, side = 96, max(x1 - x0, y1 - y0)
+    pose = Pose(0.5 - (x0 + x1) / 2 / side, 0.5 - (y0 + y1) / 2 / side, 1 / side, 0, 1)
     full, light = np.zeros((n, n), np.int32), roll_light(Dice(0))
     for seed in range(6):
         c = draw(kind, n, pose, light, seed)
-        full[c.at[0]:c.at[1], c.at[2]:c.at[3]] += c.alpha > .5
-    k = (np.arange(cells)+.5)/cells
-    ix, iy = ((pose.screen(x0 + k*(x1-x0), 0)[0]*n).astype(int), (pose.screen(0, y0 + k*(y1-y0))[1]*n).astype(int))
-    return full[iy.clip(0, n-1)][:, ix.clip(0, n-1)]
+        full[c.at[0] : c.at[1], c.at[2] : c.at[3]] += c.alpha > 0.5
+    k = (np.arange(cells) + 0.5) / cells
+    ix, iy = (
+        (pose.screen(x0 + k * (x1 - x0), 0)[0] * n).astype(int),
+        (pose.screen(0, y0 + k * (y1 - y0))[1] * n).astype(int),
+    )
+    return full[iy.clip(0, n - 1)][:, ix.clip(0, n - 1)]
 
 
-def visible(thing:Thing, fronts:Sequence[Thing]) -> float:
+def visible(thing: Thing, fronts: Sequence[Thing]) -> float:
     "About how much of a thing can be seen: inside the picture and not behind what `fronts` may cover."
     x0, y0, x1, y1 = KINDS[thing.kind][2]
     s = silhouette(thing.kind)
     iy, ix = np.nonzero(s >= 3)
-    x, y = thing.pose.screen(x0 + (ix+.5)*((x1-x0)/s.shape[1]), y0 + (iy+.5)*((y1-y0)/s.shape[0]))
+    x, y = thing.pose.screen(
+        x0 + (ix + 0.5) * ((x1 - x0) / s.shape[1]), y0 + (iy + 0.5) * ((y1 - y0) / s.shape[0])
+    )
     seen = (x > 0) & (x < 1) & (y > 0) & (y < 1)
     for f in fronts:
         a0, b0, a1, b1 = KINDS[f.kind][2]
         u, v = f.pose.local(x, y)
         s = silhouette(f.kind)
-        j, i = np.floor((u-a0)*(s.shape[1]/(a1-a0))).astype(int), np.floor((v-b0)*(s.shape[0]/(b1-b0))).astype(int)
+        j, i = (
+            np.floor((u - a0) * (s.shape[1] / (a1 - a0))).astype(int),
+            np.floor((v - b0) * (s.shape[0] / (b1 - b0))).astype(int),
+        )
         inside = (i >= 0) & (i < s.shape[0]) & (j >= 0) & (j < s.shape[1])
-        seen &= ~(inside & (s[i.clip(0, s.shape[0]-1), j.clip(0, s.shape[1]-1)] > 0))
+        seen &= ~(inside & (s[i.clip(0, s.shape[0] - 1), j.clip(0, s.shape[1] - 1)] > 0))
     return float(seen.mean())
 
 # %% ../../../nbs/data/scenery/06_scenes.ipynb #172a67af
-LITTER = dict(sky=('ball',), branches=('ball', 'bush'), reef=('rock', 'rock', 'bush', 'crate', 'ball'))
+LITTER = dict(sky=("ball",), branches=("ball", "bush"), reef=("rock", "rock", "bush", "crate", "ball"))
 
 
-def stand(kind:str, context:str, top:float, bottom:float, horizon:float, area:float, dice:Dice) -> Pose:
+def stand(
+    kind: str, context: str, top: float, bottom: float, horizon: float, area: float, dice: Dice
+) -> Pose:
     "A pose for a thing in rows `top` to `bottom` of a context; its box covers about `area` of the picture."
     x0, y0, x1, y1 = KINDS[kind][2]
     ground = context in GROUND
-    lean = dice(-.03, .03) if ground or KINDS[kind][3] else dice(-.17, .17)
-    y = dice(top + .35*(bottom-top), bottom-.03) if ground else dice(top + .1*(bottom-top), bottom-.04)
-    low = KINDS[kind][3] and context in ('wall', 'reef')                # what has a foot stands at the bottom here
+    lean = dice(-0.03, 0.03) if ground or KINDS[kind][3] else dice(-0.17, 0.17)
+    y = (
+        dice(top + 0.35 * (bottom - top), bottom - 0.03)
+        if ground
+        else dice(top + 0.1 * (bottom - top), bottom - 0.04)
+    )
+    low = KINDS[kind][3] and context in ("wall", "reef")  # what has a foot stands at the bottom here
     if low:
-        y = bottom - (bottom-top)*dice(.03, .18 if context == 'wall' else .5)
-    depth = .55 + .45*min(max((y-horizon)/(1-horizon), 0), 1) if ground else 1
-    scale = min(sqrt(area/((x1-x0)*(y1-y0)))*depth, 1.0/(x1-x0), .95/(y1-y0))
+        y = bottom - (bottom - top) * dice(0.03, 0.18 if context == "wall" else 0.5)
+    depth = 0.55 + 0.45 * min(max((y - horizon) / (1 - horizon), 0), 1) if ground else 1
+    scale = min(sqrt(area / ((x1 - x0) * (y1 - y0))) * depth, 1.0 / (x1 - x0), 0.95 / (y1 - y0))
     if not ground and bottom < 1:
-        scale = min(scale, .9*(bottom-top)/(y1-y0))
-    cy = y - scale*y1 if ground or low else min(max(y, top - scale*y0*.9), bottom - scale*y1*.9)
-    half = scale*(x1-x0)/2
-    cx = dice(half*.85, 1-half*.85) if half < .55 else .5
+        scale = min(scale, 0.9 * (bottom - top) / (y1 - y0))
+    cy = y - scale * y1 if ground or low else min(max(y, top - scale * y0 * 0.9), bottom - scale * y1 * 0.9)
+    half = scale * (x1 - x0) / 2
+    cx = dice(half * 0.85, 1 - half * 0.85) if half < 0.55 else 0.5
     flip = dice.sign()
-    return Pose(cx - flip*scale*(x0+x1)/2, max(cy, -scale*y0*.88), scale, lean, flip)
+    return Pose(cx - flip * scale * (x0 + x1) / 2, max(cy, -scale * y0 * 0.88), scale, lean, flip)
 
 # %% ../../../nbs/data/scenery/06_scenes.ipynb #d4b7afa1
-def plan(seed:int, p:float, q:float) -> Scene:
+def plan(seed: int, p: float, q: float) -> Scene:
     "The scene of a seed. Who plays and how they pose come from separate dice, so turning `p` changes little else."
-    who, where = Dice(derive_seed(seed, 'who')), Dice(derive_seed(seed, 'where'))
+    who, where = Dice(derive_seed(seed, "who")), Dice(derive_seed(seed, "where"))
     players, a, b = cast(who, p, q)
     contexts = stack(a, b, where)
-    split, far, low = where(.4, .58), where(.1, .34), where(-.3, -.04)
-    split, horizon = (split if b else 1.), (far if where.chance(.5) else low)
-    if b and contexts[1] == 'reef':
-        horizon = min(far, .14)
+    split, far, low = where(0.4, 0.58), where(0.1, 0.34), where(-0.3, -0.04)
+    split, horizon = (split if b else 1.0), (far if where.chance(0.5) else low)
+    if b and contexts[1] == "reef":
+        horizon = min(far, 0.14)
     elif b:
-        horizon = (split, split-.22 if contexts[0] == 'wall' else split, min(far, .16))[HEIGHT[contexts[0]]]
-    room = ((max(horizon, 0) if contexts[0] in GROUND else 0., split), (split, 1.))
-    things, total = [], (.34, .2, .14)[max(len(players)-1, 0)]
+        horizon = (split, split - 0.22 if contexts[0] == "wall" else split, min(far, 0.16))[
+            HEIGHT[contexts[0]]
+        ]
+    room = ((max(horizon, 0) if contexts[0] in GROUND else 0.0, split), (split, 1.0))
+    things, total = [], (0.34, 0.2, 0.14)[max(len(players) - 1, 0)]
 
     def add(kind, label, place, area):
         "Try places, smaller and smaller, until everything can be seen; an object takes the best one found."
-        best, found, looks = -1., things, derive_seed(seed, 'looks', len(things))
+        best, found, looks = -1.0, things, derive_seed(seed, "looks", len(things))
         for attempt in range(20 if label else 5):
-            pose = stand(kind, contexts[place], *room[place], horizon, area*(1-attempt*.035), where)
+            pose = stand(kind, contexts[place], *room[place], horizon, area * (1 - attempt * 0.035), where)
             order = sorted([*things, Thing(kind, label, place, pose, looks)], key=lambda t: (t.place, t.foot))
-            worst = min((visible(t, order[i+1:]) for i, t in enumerate(order) if t.label), default=1.)
-            if worst > best and (label or worst >= .6):
+            worst = min((visible(t, order[i + 1 :]) for i, t in enumerate(order) if t.label), default=1.0)
+            if worst > best and (label or worst >= 0.6):
                 best, found = worst, order
-            if best >= .6:
+            if best >= 0.6:
                 break
         things[:] = found
 
     for kind, second in players:
         place = contexts.index(b if second else a)
-        add(kind, CLASSES.index(kind)+1, place, total*where(.5, 1.25))
-    for _ in range((where() > .5) + (where() > .65)):
+        add(kind, CLASSES.index(kind) + 1, place, total * where(0.5, 1.25))
+    for _ in range((where() > 0.5) + (where() > 0.65)):
         place = where.pick(range(len(contexts)))
-        add(where.pick(LITTER.get(contexts[place], CLUTTER)), 0, place, where(.012, .05))
-    return Scene(contexts, split, horizon, tuple(things), derive_seed(seed, 'paint'))
+        add(where.pick(LITTER.get(contexts[place], CLUTTER)), 0, place, where(0.012, 0.05))
+    return Scene(contexts, split, horizon, tuple(things), derive_seed(seed, "paint"))

@@ -19,116 +19,150 @@ from .noise import sample, turn
 @dataclass(frozen=True)
 class Shape:
     "A signed distance `f(x, y)` and the box that contains it; shapes combine with `|`, `&` and `-`."
-    f:Callable
-    box:tuple
+
+    f: Callable
+    box: tuple
 
     def __or__(self, o):
         a, b = self.box, o.box
-        return Shape(lambda x, y: np.minimum(self.f(x, y), o.f(x, y)),
-                     (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])))
+        return Shape(
+            lambda x, y: np.minimum(self.f(x, y), o.f(x, y)),
+            (min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])),
+        )
 
-    def __and__(self, o): return Shape(lambda x, y: np.maximum(self.f(x, y), o.f(x, y)), self.box)
-    def __sub__(self, o): return Shape(lambda x, y: np.maximum(self.f(x, y), -o.f(x, y)), self.box)
+    def __and__(self, o):
+        return Shape(lambda x, y: np.maximum(self.f(x, y), o.f(x, y)), self.box)
+
+    def __sub__(self, o):
+        return Shape(lambda x, y: np.maximum(self.f(x, y), -o.f(x, y)), self.box)
 
 # %% ../../../nbs/data/scenery/03_shapes.ipynb #dd8f3e71
-def ellipse(cx:float, cy:float, rx:float, ry:float|None=None) -> Shape:
+def ellipse(cx: float, cy: float, rx: float, ry: float | None = None) -> Shape:
     "An ellipse; a circle if `ry` is left out."
     if ry is None:
-        return Shape(lambda x, y: np.sqrt((x-cx)*(x-cx) + (y-cy)*(y-cy)) - rx, (cx-rx, cy-rx, cx+rx, cy+rx))
+        return Shape(
+            lambda x, y: np.sqrt((x - cx) * (x - cx) + (y - cy) * (y - cy)) - rx,
+            (cx - rx, cy - rx, cx + rx, cy + rx),
+        )
+
     def f(x, y):
-        a, b = (x-cx)*(1/rx), (y-cy)*(1/ry)
-        k = np.sqrt(a*a + b*b)
-        a, b = a*(1/rx), b*(1/ry)
-        return k*(k-1)/np.maximum(np.sqrt(a*a + b*b), 1e-3)
-    return Shape(f, (cx-rx, cy-ry, cx+rx, cy+ry))
+        a, b = (x - cx) * (1 / rx), (y - cy) * (1 / ry)
+        k = np.sqrt(a * a + b * b)
+        a, b = a * (1 / rx), b * (1 / ry)
+        return k * (k - 1) / np.maximum(np.sqrt(a * a + b * b), 1e-3)
+
+    return Shape(f, (cx - rx, cy - ry, cx + rx, cy + ry))
 
 
-def box(x0:float, y0:float, x1:float, y1:float, r:float=.03) -> Shape:
+def box(x0: float, y0: float, x1: float, y1: float, r: float = 0.03) -> Shape:
     "A rectangle with corners rounded by `r`."
-    cx, cy, hx, hy = (x0+x1)/2, (y0+y1)/2, (x1-x0)/2-r, (y1-y0)/2-r
+    cx, cy, hx, hy = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2 - r, (y1 - y0) / 2 - r
+
     def f(x, y):
-        a, b = abs(x-cx)-hx, abs(y-cy)-hy
+        a, b = abs(x - cx) - hx, abs(y - cy) - hy
         p, q = np.maximum(a, 0), np.maximum(b, 0)
-        return np.sqrt(p*p + q*q) + np.minimum(np.maximum(a, b), 0) - r
+        return np.sqrt(p * p + q * q) + np.minimum(np.maximum(a, b), 0) - r
+
     return Shape(f, (x0, y0, x1, y1))
 
 
-def limb(ax:float, ay:float, bx:float, by:float, ra:float, rb:float|None=None) -> Shape:
+def limb(ax: float, ay: float, bx: float, by: float, ra: float, rb: float | None = None) -> Shape:
     "A rounded stroke from a to b whose half width goes from `ra` to `rb`."
     rb = ra if rb is None else rb
-    dx, dy = bx-ax, by-ay
-    n = dx*dx + dy*dy
+    dx, dy = bx - ax, by - ay
+    n = dx * dx + dy * dy
+
     def f(x, y):
-        t = np.minimum(np.maximum(((x-ax)*dx + (y-ay)*dy)*(1/n), 0), 1)
-        u, v = x-ax-dx*t, y-ay-dy*t
-        return np.sqrt(u*u + v*v) - (ra + (rb-ra)*t)
+        t = np.minimum(np.maximum(((x - ax) * dx + (y - ay) * dy) * (1 / n), 0), 1)
+        u, v = x - ax - dx * t, y - ay - dy * t
+        return np.sqrt(u * u + v * v) - (ra + (rb - ra) * t)
+
     r = max(ra, rb)
-    return Shape(f, (min(ax, bx)-r, min(ay, by)-r, max(ax, bx)+r, max(ay, by)+r))
+    return Shape(f, (min(ax, bx) - r, min(ay, by) - r, max(ax, bx) + r, max(ay, by) + r))
 
 
-def poly(*points:tuple, r:float=.02) -> Shape:
+def poly(*points: tuple, r: float = 0.02) -> Shape:
     "A convex polygon with corners rounded by `r`."
-    edges, area = [], sum(ax*by - bx*ay for (ax, ay), (bx, by) in zip(points, points[1:]+points[:1]))
+    edges, area = [], sum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1]))
     points = points if area > 0 else points[::-1]
-    for (ax, ay), (bx, by) in zip(points, points[1:]+points[:1]):
-        n = sqrt((bx-ax)*(bx-ax) + (by-ay)*(by-ay))
-        nx, ny = (by-ay)/n, (ax-bx)/n
-        edges.append((nx, ny, nx*ax + ny*ay - r))
+    for (ax, ay), (bx, by) in zip(points, points[1:] + points[:1]):
+        n = sqrt((bx - ax) * (bx - ax) + (by - ay) * (by - ay))
+        nx, ny = (by - ay) / n, (ax - bx) / n
+        edges.append((nx, ny, nx * ax + ny * ay - r))
+
     def f(x, y):
         d = None
         for nx, ny, k in edges:
-            e = nx*x + ny*y - k
-            d = e if d is None else .5*(d + e + np.sqrt((d-e)*(d-e) + r*r))     # a maximum with round corners
+            e = nx * x + ny * y - k
+            d = (
+                e if d is None else 0.5 * (d + e + np.sqrt((d - e) * (d - e) + r * r))
+            )  # a maximum with round corners
         return d - r
+
     xs, ys = zip(*points)
-    return Shape(f, (min(xs)-.01, min(ys)-.01, max(xs)+.01, max(ys)+.01))
+    return Shape(f, (min(xs) - 0.01, min(ys) - 0.01, max(xs) + 0.01, max(ys) + 0.01))
 
 
-def row(shape:Shape, step:float, n:int) -> Shape:
+def row(shape: Shape, step: float, n: int) -> Shape:
     "`n` copies of a shape, `step` apart to the right: windows, sleepers, planks."
-    def f(x, y): return shape.f(x - step*np.minimum(np.maximum(np.floor((x-shape.box[0])*(1/step)), 0), n-1), y)
+
+    def f(x, y):
+        return shape.f(
+            x - step * np.minimum(np.maximum(np.floor((x - shape.box[0]) * (1 / step)), 0), n - 1), y
+        )
+
     x0, y0, x1, y1 = shape.box
-    return Shape(f, (x0, y0, x1 + step*(n-1), y1))
+    return Shape(f, (x0, y0, x1 + step * (n - 1), y1))
 
 
-def turned(shape:Shape, t:float, cx:float=0., cy:float=0.) -> Shape:
+def turned(shape: Shape, t: float, cx: float = 0.0, cy: float = 0.0) -> Shape:
     "The shape turned by 2 arctan(t) about (cx, cy)."
     c, s = turn(t)
-    def f(x, y): return shape.f(cx + c*(x-cx) + s*(y-cy), cy - s*(x-cx) + c*(y-cy))
+
+    def f(x, y):
+        return shape.f(cx + c * (x - cx) + s * (y - cy), cy - s * (x - cx) + c * (y - cy))
+
     x0, y0, x1, y1 = shape.box
-    p = [(cx + c*(x-cx) - s*(y-cy), cy + s*(x-cx) + c*(y-cy)) for x in (x0, x1) for y in (y0, y1)]
+    p = [
+        (cx + c * (x - cx) - s * (y - cy), cy + s * (x - cx) + c * (y - cy))
+        for x in (x0, x1)
+        for y in (y0, y1)
+    ]
     return Shape(f, (min(q[0] for q in p), min(q[1] for q in p), max(q[0] for q in p), max(q[1] for q in p)))
 
 
-def bumpy(shape:Shape, tile:str, k:float, amount:float, o:float=0.) -> Shape:
+def bumpy(shape: Shape, tile: str, k: float, amount: float, o: float = 0.0) -> Shape:
     "The shape with an outline disturbed by noise: rocks, bushes."
     x0, y0, x1, y1 = shape.box
-    return Shape(lambda x, y: shape.f(x, y) + amount*sample(tile, x*k+o, y*k+o),
-                 (x0-abs(amount), y0-abs(amount), x1+abs(amount), y1+abs(amount)))
+    return Shape(
+        lambda x, y: shape.f(x, y) + amount * sample(tile, x * k + o, y * k + o),
+        (x0 - abs(amount), y0 - abs(amount), x1 + abs(amount), y1 + abs(amount)),
+    )
 
 # %% ../../../nbs/data/scenery/03_shapes.ipynb #b00b15e8
 @dataclass(frozen=True)
 class Pose:
     "Where an object stands in the unit square: centre, half width, lean (tan of half the angle) and direction (-1, 1)."
-    x:float
-    y:float
-    scale:float
-    lean:float
-    flip:int
 
-    def screen(self, x:float, y:float) -> tuple[float, float]:
+    x: float
+    y: float
+    scale: float
+    lean: float
+    flip: int
+
+    def screen(self, x: float, y: float) -> tuple[float, float]:
         "Object coordinates to the unit square."
         c, s = turn(self.lean)
-        x = x*self.flip
-        return self.x + self.scale*(c*x - s*y), self.y + self.scale*(s*x + c*y)
+        x = x * self.flip
+        return self.x + self.scale * (c * x - s * y), self.y + self.scale * (s * x + c * y)
 
     def local(self, x, y):
         "The unit square to object coordinates; numbers or arrays."
         c, s = turn(self.lean)
-        x, y = (x-self.x)/self.scale, (y-self.y)/self.scale
-        return (x*c + y*s)*self.flip, y*c - x*s
+        x, y = (x - self.x) / self.scale, (y - self.y) / self.scale
+        return (x * c + y * s) * self.flip, y * c - x * s
 
-    def bounds(self, box:tuple) -> tuple[float, float, float, float]:
+    def bounds(self, box: tuple) -> tuple[float, float, float, float]:
         "The upright box in the unit square that holds a box of object coordinates."
         p = [self.screen(x, y) for x in (box[0], box[2]) for y in (box[1], box[3])]
         return min(q[0] for q in p), min(q[1] for q in p), max(q[0] for q in p), max(q[1] for q in p)
@@ -136,50 +170,62 @@ class Pose:
 # %% ../../../nbs/data/scenery/03_shapes.ipynb #38159c0e
 class Canvas:
     "The pixels of one object: colour times coverage, and coverage."
-    def __init__(self, size:int, pose:Pose, box:tuple, light:Light):
-        self.size, self.pose, self.light, self.unit = size, pose, light, 1/(pose.scale*size)
+
+    def __init__(self, size: int, pose: Pose, box: tuple, light: Light):
+        self.size, self.pose, self.light, self.unit = size, pose, light, 1 / (pose.scale * size)
         x0, y0, x1, y1 = pose.bounds(box)
-        self.at = (max(int(y0*size)-2, 0), min(int(y1*size)+3, size), max(int(x0*size)-2, 0), min(int(x1*size)+3, size))
+        self.at = (
+            max(int(y0 * size) - 2, 0),
+            min(int(y1 * size) + 3, size),
+            max(int(x0 * size) - 2, 0),
+            min(int(x1 * size) + 3, size),
+        )
         r0, r1, c0, c1 = self.at
-        self.x, self.y = pose.local(((np.arange(c0, c1, dtype=np.float32)+.5)/size)[None],
-                                    ((np.arange(r0, r1, dtype=np.float32)+.5)/size)[:, None])
-        self.alpha = np.zeros((max(r1-r0, 0), max(c1-c0, 0)), np.float32)
+        self.x, self.y = pose.local(
+            ((np.arange(c0, c1, dtype=np.float32) + 0.5) / size)[None],
+            ((np.arange(r0, r1, dtype=np.float32) + 0.5) / size)[:, None],
+        )
+        self.alpha = np.zeros((max(r1 - r0, 0), max(c1 - c0, 0)), np.float32)
         self.rgb = np.zeros((3, *self.alpha.shape), np.float32)
 
-    def window(self, box:tuple) -> tuple[slice, slice]:
+    def window(self, box: tuple) -> tuple[slice, slice]:
         "Rows and columns of the canvas that a part can touch."
         x0, y0, x1, y1 = self.pose.bounds(box)
         r0, r1, c0, c1 = self.at
         n = self.size
-        return (slice(max(int(y0*n)-1-r0, 0), max(min(int(y1*n)+2, r1)-r0, 0)),
-                slice(max(int(x0*n)-1-c0, 0), max(min(int(x1*n)+2, c1)-c0, 0)))
+        return (
+            slice(max(int(y0 * n) - 1 - r0, 0), max(min(int(y1 * n) + 2, r1) - r0, 0)),
+            slice(max(int(x0 * n) - 1 - c0, 0), max(min(int(x1 * n) + 2, c1) - c0, 0)),
+        )
 
-    def paint(self, shape:Shape, colour, bulge:float=.12, shine:float=0., grain:float=.06, tone=None):
+    def paint(
+        self, shape: Shape, colour, bulge: float = 0.12, shine: float = 0.0, grain: float = 0.06, tone=None
+    ):
         "Blend a part over the canvas; `tone(x, y)` may vary its colour. Light falls on a rim that is `bulge` wide."
         w = self.window(shape.box)
         x, y = self.x[w], self.y[w]
         if x.shape[0] < 2 or x.shape[1] < 2:
             return self
         d = shape.f(x, y).astype(np.float32, copy=False)
-        a = np.minimum(np.maximum(.5 - d/self.unit, 0), 1)
+        a = np.minimum(np.maximum(0.5 - d / self.unit, 0), 1)
         lam = self.lambert(d, bulge)
-        k = (.72 + .4*lam) + grain*sample('fine', x*.3+self.pose.x*9, y*.3+self.pose.y*7)
+        k = (0.72 + 0.4 * lam) + grain * sample("fine", x * 0.3 + self.pose.x * 9, y * 0.3 + self.pose.y * 7)
         c = np.asarray(colour, np.float32)[:, None, None] if tone is None else tone(x, y)
-        c = c*k
+        c = c * k
         if shine:
-            c += shine*np.maximum(lam-.9, 0)*5
+            c += shine * np.maximum(lam - 0.9, 0) * 5
         rgb, alpha = self.rgb[(slice(None), *w)], self.alpha[w]
-        rgb += a*(c-rgb)                                 # premultiplied: colour already carries its coverage
-        alpha += a*(1-alpha)
+        rgb += a * (c - rgb)  # premultiplied: colour already carries its coverage
+        alpha += a * (1 - alpha)
         return self
 
-    def lambert(self, d:np.ndarray, bulge:float) -> np.ndarray:
+    def lambert(self, d: np.ndarray, bulge: float) -> np.ndarray:
         "Light on a surface that is flat inside and rounds off over `bulge` towards the outline; about 0.8 where flat."
         gx, gy, light = np.empty_like(d), np.empty_like(d), self.light
         for g, s in ((gx.T, d.T), (gy, d)):
-            g[1:-1] = s[2:]-s[:-2]
-            g[0], g[-1] = 2*(s[1]-s[0]), 2*(s[-1]-s[-2])
-        t = np.minimum(np.maximum(1 + d*(1/bulge), 0), 1)
-        slope = t*(.5/self.unit)
-        up = np.sqrt(1 - np.minimum(t*t, .999))
-        return (gx*light.x + gy*light.y)*slope + up*light.z
+            g[1:-1] = s[2:] - s[:-2]
+            g[0], g[-1] = 2 * (s[1] - s[0]), 2 * (s[-1] - s[-2])
+        t = np.minimum(np.maximum(1 + d * (1 / bulge), 0), 1)
+        slope = t * (0.5 / self.unit)
+        up = np.sqrt(1 - np.minimum(t * t, 0.999))
+        return (gx * light.x + gy * light.y) * slope + up * light.z

@@ -15,214 +15,296 @@ from .light import View, blend, colour, ramp
 from .noise import Dice, sample, smooth, turn, wave
 
 # %% ../../../nbs/data/scenery/02_textures.ipynb #2246f2c3
-def water(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def water(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Waves in perspective that glint towards the light."
     u, z = v.plane(horizon)
-    bend, o, calm = dice(.02, .07), dice(), dice(.5, 1.1)
-    swell = sample('streak', u*dice(.08, .14)+o, z*dice(.16, .3))
-    chop = sample('streak', u*dice(.2, .35)+swell*bend, z*dice(.8, 1.3)+o)
-    chop = chop*np.minimum(1.6/z, 1)
-    deep, mid = colour(dice, 'blue teal slate slate'), colour(dice, 'sky grey teal blue')
-    h = swell*.7 + chop*calm
-    out = ramp(.32 + h*.55 + .3*smooth(.45, 0, v.y-horizon), deep*.75, deep, mid, mid*.5+.45)
-    glint = smooth(.42, .75, h + .45*(v.light.x*(v.x-.5)))
-    return blend(out, np.array(v.light.tint, np.float32)*.95, glint*dice(.3, .8))
+    bend, o, calm = dice(0.02, 0.07), dice(), dice(0.5, 1.1)
+    swell = sample("streak", u * dice(0.08, 0.14) + o, z * dice(0.16, 0.3))
+    chop = sample("streak", u * dice(0.2, 0.35) + swell * bend, z * dice(0.8, 1.3) + o)
+    chop = chop * np.minimum(1.6 / z, 1)
+    deep, mid = colour(dice, "blue teal slate slate"), colour(dice, "sky grey teal blue")
+    h = swell * 0.7 + chop * calm
+    out = ramp(
+        0.32 + h * 0.55 + 0.3 * smooth(0.45, 0, v.y - horizon), deep * 0.75, deep, mid, mid * 0.5 + 0.45
+    )
+    glint = smooth(0.42, 0.75, h + 0.45 * (v.light.x * (v.x - 0.5)))
+    return blend(out, np.array(v.light.tint, np.float32) * 0.95, glint * dice(0.3, 0.8))
 
 
-def sky(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def sky(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "A graded sky with clouds lit from one side."
-    low, high = colour(dice, 'white sky sand grey'), colour(dice, 'blue sky blue slate teal')
-    out = ramp(smooth(1.05, -.1, v.y) + v.x*0, low, high)
-    o, q, s = dice(), dice(), dice(.35, .7)
-    warp = sample('soft', v.x*s+q, v.y*s+o)
+    low, high = colour(dice, "white sky sand grey"), colour(dice, "blue sky blue slate teal")
+    out = ramp(smooth(1.05, -0.1, v.y) + v.x * 0, low, high)
+    o, q, s = dice(), dice(), dice(0.35, 0.7)
+    warp = sample("soft", v.x * s + q, v.y * s + o)
     flat = dice(1.2, 2.6)
-    cx, cy = v.x*s+o+warp*.06, v.y*s*flat+q
-    d = sample('soft', cx, cy)
-    lit = np.minimum(np.maximum((d - sample('soft', cx+v.light.x*.03, cy+v.light.y*.03*flat))*2 + .8, .35), 1)
-    cover = smooth(0, .35, d + dice(-.25, .2) + .15*warp)
-    cloud = ramp(lit, low*.5+.15, np.array([.97, .96, .94], np.float32)*v.light.tint)
-    return blend(out, cloud, cover*dice(.55, .98))
+    cx, cy = v.x * s + o + warp * 0.06, v.y * s * flat + q
+    d = sample("soft", cx, cy)
+    lit = np.minimum(
+        np.maximum((d - sample("soft", cx + v.light.x * 0.03, cy + v.light.y * 0.03 * flat)) * 2 + 0.8, 0.35),
+        1,
+    )
+    cover = smooth(0, 0.35, d + dice(-0.25, 0.2) + 0.15 * warp)
+    cloud = ramp(lit, low * 0.5 + 0.15, np.array([0.97, 0.96, 0.94], np.float32) * v.light.tint)
+    return blend(out, cloud, cover * dice(0.55, 0.98))
 
 
-def snow(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def snow(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Drifts with bluish shadow, wind ripples and a few tracks."
     u, z = v.plane(horizon)
     o = dice()
-    drift = sample('soft', u*.12+o, z*.25)
-    lit = drift - sample('soft', u*.12+o+v.light.x*.03, z*.25+.02)
-    ripple = sample('streak', u*.25+drift*.2, z*.9+o)*np.minimum(1.5/z, 1)
-    shadow, pale, white = (colour(dice, names, .03) for names in ('slate blue grey', 'sky grey', 'white'))
-    out = ramp(.7 + 1.7*lit*np.minimum(1.5/z, 1) + .16*ripple, shadow*.6+.25, pale, white*.4+.58)
-    return blend(out, np.array([.5, .56, .66], np.float32), .7*smooth(.45, .7, sample('fine', u*.14, z*.2+o)))
+    drift = sample("soft", u * 0.12 + o, z * 0.25)
+    lit = drift - sample("soft", u * 0.12 + o + v.light.x * 0.03, z * 0.25 + 0.02)
+    ripple = sample("streak", u * 0.25 + drift * 0.2, z * 0.9 + o) * np.minimum(1.5 / z, 1)
+    shadow, pale, white = (colour(dice, names, 0.03) for names in ("slate blue grey", "sky grey", "white"))
+    out = ramp(
+        0.7 + 1.7 * lit * np.minimum(1.5 / z, 1) + 0.16 * ripple,
+        shadow * 0.6 + 0.25,
+        pale,
+        white * 0.4 + 0.58,
+    )
+    return blend(
+        out,
+        np.array([0.5, 0.56, 0.66], np.float32),
+        0.7 * smooth(0.45, 0.7, sample("fine", u * 0.14, z * 0.2 + o)),
+    )
 
 
-def haze(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def haze(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "What is far away: pale air and the outline of hills or trees."
-    air = colour(dice, 'white sky grey sand', .03)*.8+.15
-    out = ramp(v.y/max(horizon, .05) + v.x*0, air*.88, air)
-    for far in (.55, .3):
-        rough, rise = dice(.1, .9), dice(.15, .6)
-        line = horizon*(1-rise*far*1.6) + .06*sample('soft', v.x*rough+dice(), np.float32(dice()))
-        c = colour(dice, 'slate teal green olive brown')
-        shade = 1 + .2*sample('fine', v.x*1.3, v.y*.9)
-        blend(out, (air*far + c*(1-far))[:, None, None]*shade, smooth(-.004, .008, v.y-line))
+    air = colour(dice, "white sky grey sand", 0.03) * 0.8 + 0.15
+    out = ramp(v.y / max(horizon, 0.05) + v.x * 0, air * 0.88, air)
+    for far in (0.55, 0.3):
+        rough, rise = dice(0.1, 0.9), dice(0.15, 0.6)
+        line = horizon * (1 - rise * far * 1.6) + 0.06 * sample(
+            "soft", v.x * rough + dice(), np.float32(dice())
+        )
+        c = colour(dice, "slate teal green olive brown")
+        shade = 1 + 0.2 * sample("fine", v.x * 1.3, v.y * 0.9)
+        blend(out, (air * far + c * (1 - far))[:, None, None] * shade, smooth(-0.004, 0.008, v.y - line))
     return out
 
 # %% ../../../nbs/data/scenery/02_textures.ipynb #c6681aa9
-def lines(v:View, dice:Dice, horizon:float, across:float) -> tuple[np.ndarray, ...]:
+def lines(v: View, dice: Dice, horizon: float, across: float) -> tuple[np.ndarray, ...]:
     "Plane coordinates along and across a direction that crosses the picture with probability `across`; footprints."
     u, z = v.plane(horizon)
-    c, s = turn(dice(.8, 1)*dice.sign() if dice.chance(across) else dice(-.3, .3))
-    foot = v.px*np.array([[1]], np.float32)
-    return u*s + z*c, u*c - z*s, foot*(abs(s)*2*z + abs(c)*4*z*z), foot*(abs(c)*2*z + abs(s)*4*z*z)
+    c, s = turn(dice(0.8, 1) * dice.sign() if dice.chance(across) else dice(-0.3, 0.3))
+    foot = v.px * np.array([[1]], np.float32)
+    return (
+        u * s + z * c,
+        u * c - z * s,
+        foot * (abs(s) * 2 * z + abs(c) * 4 * z * z),
+        foot * (abs(c) * 2 * z + abs(s) * 4 * z * z),
+    )
 
 
-def stripe(t:np.ndarray, half:float, foot:np.ndarray) -> np.ndarray:
+def stripe(t: np.ndarray, half: float, foot: np.ndarray) -> np.ndarray:
     "Coverage of a line |t| < `half` seen with a pixel footprint `foot`."
-    return np.minimum(np.maximum((half-abs(t))/foot + .5, 0), 1)*np.minimum(2*half/foot, 1)
+    return np.minimum(np.maximum((half - abs(t)) / foot + 0.5, 0), 1) * np.minimum(2 * half / foot, 1)
 
 
-def grass(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def grass(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Rows of tufts, the nearer the larger, clumps of another green and a few flowers."
     u, z = v.plane(horizon)
-    o, tall = dice(), dice(.5, 1.1)
-    near = np.minimum(1.6/z, 1)
-    clump = sample('soft', u*.16+o, z*.3)
-    dark, light = colour(dice, 'green olive green brown'), colour(dice, 'olive green ochre')
-    tip = np.zeros_like(clump)                                          # how far up its blade a pixel is
-    y, step = max(horizon, 0) + .01, .012
+    o, tall = dice(), dice(0.5, 1.1)
+    near = np.minimum(1.6 / z, 1)
+    clump = sample("soft", u * 0.16 + o, z * 0.3)
+    dark, light = colour(dice, "green olive green brown"), colour(dice, "olive green ochre")
+    tip = np.zeros_like(clump)  # how far up its blade a pixel is
+    y, step = max(horizon, 0) + 0.01, 0.012
     while y < 1.25:
-        k, r0 = 1/max(y-horizon, .03), int((y-step*3*tall)*v.size)-v.y0
-        rows = slice(max(r0, 0), max(int(y*v.size)-v.y0+1, 0))
-        lean = v.x + (y-v.y[rows])*dice(-.5, .5)
-        up = (y-v.y[rows])/(step*3*tall) - .45 - .55*sample('fine', lean*sqrt(.4*k)*1.2+y*7+o, np.float32(y*3))
-        tip[rows] += (np.minimum(np.maximum(1+up*1.2, 0), 1.2) - tip[rows])*smooth(.06, -.06, up)
-        y, step = y+step, step*1.22
-    fine = sample('blade', v.x*1.1+clump*.03, v.y*.3+o)
-    out = ramp(.12 + .5*tip*near + .3*clump + .25*fine*near + .25*(1-near), dark*.4, dark, light, light*.7+.22)
-    flower = smooth(.8, .9, sample('dome', u*.3, z*.55+o))*smooth(0, .3, clump+dice(-.3, .2))*near
-    return blend(out, colour(dice, 'white red ochre sky'), flower)
+        k, r0 = 1 / max(y - horizon, 0.03), int((y - step * 3 * tall) * v.size) - v.y0
+        rows = slice(max(r0, 0), max(int(y * v.size) - v.y0 + 1, 0))
+        lean = v.x + (y - v.y[rows]) * dice(-0.5, 0.5)
+        up = (
+            (y - v.y[rows]) / (step * 3 * tall)
+            - 0.45
+            - 0.55 * sample("fine", lean * sqrt(0.4 * k) * 1.2 + y * 7 + o, np.float32(y * 3))
+        )
+        tip[rows] += (np.minimum(np.maximum(1 + up * 1.2, 0), 1.2) - tip[rows]) * smooth(0.06, -0.06, up)
+        y, step = y + step, step * 1.22
+    fine = sample("blade", v.x * 1.1 + clump * 0.03, v.y * 0.3 + o)
+    out = ramp(
+        0.12 + 0.5 * tip * near + 0.3 * clump + 0.25 * fine * near + 0.25 * (1 - near),
+        dark * 0.4,
+        dark,
+        light,
+        light * 0.7 + 0.22,
+    )
+    flower = (
+        smooth(0.8, 0.9, sample("dome", u * 0.3, z * 0.55 + o))
+        * smooth(0, 0.3, clump + dice(-0.3, 0.2))
+        * near
+    )
+    return blend(out, colour(dice, "white red ochre sky"), flower)
 
 
-def sand(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def sand(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Wind ripples, dunes and pebbles."
     u, z = v.plane(horizon)
-    o, c = dice(), colour(dice, 'sand ochre sand grey')
-    dune = sample('soft', u*.1+o, z*.2)
-    ripple = wave(z*dice(3, 6) + u*dice(-.8, .8) + dune*3)*np.minimum(.9/z, 1)
-    grain = sample('fine', u*.5, z*.9+o)*np.minimum(1/z, 1)
-    out = ramp(.5 + .4*dune + .2*ripple*dice(.5, 1.3) + .2*grain, c*.6, c, c*.6+.36)
-    stone = smooth(.78, .86, sample('dome', u*.22+o, z*.4))*smooth(.5, .8, sample('level', u*.22+o, z*.4))
-    return blend(out, colour(dice, 'slate brown grey'), stone*.8)
+    o, c = dice(), colour(dice, "sand ochre sand grey")
+    dune = sample("soft", u * 0.1 + o, z * 0.2)
+    ripple = wave(z * dice(3, 6) + u * dice(-0.8, 0.8) + dune * 3) * np.minimum(0.9 / z, 1)
+    grain = sample("fine", u * 0.5, z * 0.9 + o) * np.minimum(1 / z, 1)
+    out = ramp(0.5 + 0.4 * dune + 0.2 * ripple * dice(0.5, 1.3) + 0.2 * grain, c * 0.6, c, c * 0.6 + 0.36)
+    stone = smooth(0.78, 0.86, sample("dome", u * 0.22 + o, z * 0.4)) * smooth(
+        0.5, 0.8, sample("level", u * 0.22 + o, z * 0.4)
+    )
+    return blend(out, colour(dice, "slate brown grey"), stone * 0.8)
 
 
-def road(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def road(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Asphalt with lane marks, cracks and a verge."
-    s, t, _, ft = lines(v, dice, horizon, .6)
+    s, t, _, ft = lines(v, dice, horizon, 0.6)
     u, z = v.plane(horizon)
-    o, c, half = dice(), colour(dice, 'slate grey grey black'), dice(1.1, 1.7)
-    here = float(t[-1, v.size//2])                                      # keep the road in front of the camera
-    t = t + dice(-.4, .4) - dice(.7, 1.1)*((here > 1.2) - (here < -1.2))
-    grain = sample('fine', u*.9, z*1.5+o)*np.minimum(1/z, 1)
-    out = ramp(.5 + .3*sample('soft', u*.3+o, z*.3) + .4*grain, c*.6, c, c*.7+.22)
-    blend(out, c*.35, .6*smooth(.1, .02, sample('rim', u*.08+.05*grain, z*.09+o)))
-    mark = stripe(t, .06, ft)*smooth(-.1, .1, wave(s*dice(.7, 1.2))) + stripe(abs(t)-half*.92, .05, ft)
-    blend(out, colour(dice, 'white white ochre'), np.minimum(mark, 1)*(.75 + .25*grain))
-    verge = ramp(.5 + .6*grain, *(colour(dice, 'brown olive sand grey green')*k for k in (.7, 1.1)))
-    return blend(out, verge, np.minimum(np.maximum((abs(t)-half)/ft + .5, 0), 1))
+    o, c, half = dice(), colour(dice, "slate grey grey black"), dice(1.1, 1.7)
+    here = float(t[-1, v.size // 2])  # keep the road in front of the camera
+    t = t + dice(-0.4, 0.4) - dice(0.7, 1.1) * ((here > 1.2) - (here < -1.2))
+    grain = sample("fine", u * 0.9, z * 1.5 + o) * np.minimum(1 / z, 1)
+    out = ramp(0.5 + 0.3 * sample("soft", u * 0.3 + o, z * 0.3) + 0.4 * grain, c * 0.6, c, c * 0.7 + 0.22)
+    blend(out, c * 0.35, 0.6 * smooth(0.1, 0.02, sample("rim", u * 0.08 + 0.05 * grain, z * 0.09 + o)))
+    mark = stripe(t, 0.06, ft) * smooth(-0.1, 0.1, wave(s * dice(0.7, 1.2))) + stripe(
+        abs(t) - half * 0.92, 0.05, ft
+    )
+    blend(out, colour(dice, "white white ochre"), np.minimum(mark, 1) * (0.75 + 0.25 * grain))
+    verge = ramp(0.5 + 0.6 * grain, *(colour(dice, "brown olive sand grey green") * k for k in (0.7, 1.1)))
+    return blend(out, verge, np.minimum(np.maximum((abs(t) - half) / ft + 0.5, 0), 1))
 
 
-def rails(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def rails(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Ballast, sleepers and one or two pairs of shining rails."
-    s, t, fs, ft = lines(v, dice, horizon, .6)
+    s, t, fs, ft = lines(v, dice, horizon, 0.6)
     u, z = v.plane(horizon)
-    o, c = dice(), colour(dice, 'grey brown slate sand')
-    fade = np.minimum(1.2/z, 1)
-    k = dice(.3, .5)
-    stone = (sample('dome', u*k, z*k*1.4+o)-.5)*fade*.9 + .5*(sample('level', u*k, z*k*1.4+o)-.5)*fade
-    out = ramp(.45 + .8*stone + .25*sample('soft', u*.2+o, z*.2), c*.3, c*.9, c*.6+.3)
-    wide, gap = dice(1.9, 2.4), dice(.5, .65)
-    t = t + dice(-.4, .4)
-    t = t - wide*np.floor(t*(1/wide)+.5)
-    tie = stripe(wave(s*dice(1.9, 2.7))-.6, .5, fs*9)
-    blend(out, colour(dice, 'brown slate grey rust')*.7, tie*np.minimum(np.maximum((gap*1.5-abs(t))/ft, 0), 1)*.92)
-    blend(out, c*.2, .6*stripe(abs(t)-gap+.05, .12, ft))
-    return blend(out, np.array([.74, .75, .78], np.float32)*v.light.tint, stripe(abs(t)-gap, .055, ft)*.95)
+    o, c = dice(), colour(dice, "grey brown slate sand")
+    fade = np.minimum(1.2 / z, 1)
+    k = dice(0.3, 0.5)
+    stone = (sample("dome", u * k, z * k * 1.4 + o) - 0.5) * fade * 0.9 + 0.5 * (
+        sample("level", u * k, z * k * 1.4 + o) - 0.5
+    ) * fade
+    out = ramp(
+        0.45 + 0.8 * stone + 0.25 * sample("soft", u * 0.2 + o, z * 0.2), c * 0.3, c * 0.9, c * 0.6 + 0.3
+    )
+    wide, gap = dice(1.9, 2.4), dice(0.5, 0.65)
+    t = t + dice(-0.4, 0.4)
+    t = t - wide * np.floor(t * (1 / wide) + 0.5)
+    tie = stripe(wave(s * dice(1.9, 2.7)) - 0.6, 0.5, fs * 9)
+    blend(
+        out,
+        colour(dice, "brown slate grey rust") * 0.7,
+        tie * np.minimum(np.maximum((gap * 1.5 - abs(t)) / ft, 0), 1) * 0.92,
+    )
+    blend(out, c * 0.2, 0.6 * stripe(abs(t) - gap + 0.05, 0.12, ft))
+    return blend(
+        out, np.array([0.74, 0.75, 0.78], np.float32) * v.light.tint, stripe(abs(t) - gap, 0.055, ft) * 0.95
+    )
 
 
-def field(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def field(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Furrows of soil with rows of a young or ripe crop."
-    s, t, _, ft = lines(v, dice, horizon, .35)
-    o, soil, crop = dice(), colour(dice, 'brown rust sand olive'), colour(dice, 'green ochre olive sand')
-    clod = sample('fine', t*.4, s*.4+o)
-    t = t*dice(1.3, 2.4) + .12*clod
-    ridge = wave(t)*np.minimum(.25/ft, 1)
-    out = ramp(.5 + .42*ridge + .35*clod*np.minimum(1/(ft*20), 1), soil*.4, soil, soil*.75+.18)
-    row = smooth(.15, .8, ridge + .9*sample('blade', t*.3+o, s*.35) + dice(-.5, .35))
-    return blend(out, ramp(.5+.8*clod, crop*.6, crop, crop*.8+.2), row*.9)
+    s, t, _, ft = lines(v, dice, horizon, 0.35)
+    o, soil, crop = dice(), colour(dice, "brown rust sand olive"), colour(dice, "green ochre olive sand")
+    clod = sample("fine", t * 0.4, s * 0.4 + o)
+    t = t * dice(1.3, 2.4) + 0.12 * clod
+    ridge = wave(t) * np.minimum(0.25 / ft, 1)
+    out = ramp(
+        0.5 + 0.42 * ridge + 0.35 * clod * np.minimum(1 / (ft * 20), 1), soil * 0.4, soil, soil * 0.75 + 0.18
+    )
+    row = smooth(0.15, 0.8, ridge + 0.9 * sample("blade", t * 0.3 + o, s * 0.35) + dice(-0.5, 0.35))
+    return blend(out, ramp(0.5 + 0.8 * clod, crop * 0.6, crop, crop * 0.8 + 0.2), row * 0.9)
 
 # %% ../../../nbs/data/scenery/02_textures.ipynb #a2a867bc
-def branches(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def branches(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Blurred foliage behind, limbs across, leaves in front."
     o, q = dice(), dice()
-    back, gap = colour(dice, 'green olive teal slate'), colour(dice, 'sky white ochre sand')
-    blur = sample('soft', v.x*.5+o, v.y*.5+q)
-    out = ramp(.42 + .8*blur, back*.4, back*.85, gap*.8+.1)
-    blend(out, gap, .5*smooth(.55, .8, sample('dome', v.x*.16+blur*.03, v.y*.16+o)))
-    bark, near = colour(dice, 'brown slate grey rust')*.8, np.full(blur.shape, -1, np.float32)
+    back, gap = colour(dice, "green olive teal slate"), colour(dice, "sky white ochre sand")
+    blur = sample("soft", v.x * 0.5 + o, v.y * 0.5 + q)
+    out = ramp(0.42 + 0.8 * blur, back * 0.4, back * 0.85, gap * 0.8 + 0.1)
+    blend(out, gap, 0.5 * smooth(0.55, 0.8, sample("dome", v.x * 0.16 + blur * 0.03, v.y * 0.16 + o)))
+    bark, near = colour(dice, "brown slate grey rust") * 0.8, np.full(blur.shape, -1, np.float32)
     for _ in range(int(dice(2, 4))):
-        slope, y0, w, bow = dice(-.6, .6), dice(.1, .95), dice(.013, .045), dice(-.3, .3)
-        d = v.y - (y0 + slope*(v.x-.5) + bow*(v.x-.5)*(v.x-.5) + .03*sample('soft', v.x*.5+dice(), np.float32(y0)))
-        w = w*(1 + dice(-.7, .7)*(v.x-.5))
-        r = d/w
-        tone = np.maximum(.85 + r*.55*v.light.y + .3*sample('blade', v.y*2+r*.01, v.x*.8+o), .15)
-        blend(out, bark[:, None, None]*tone, np.minimum(np.maximum((w-abs(d))*v.size*.9 + .5, 0), 1))
-        near = np.maximum(near, 1-abs(d)*9)
-    k, leaf = dice(.5, .9), colour(dice, 'green olive ochre rust green')
-    lx, ly = v.x*k+o, v.y*k+q
-    grow = smooth(0, .12, near*.5 + sample('soft', v.x*.7+q, v.y*.7) + dice(-.35, .0))
-    return blend(out, ramp(sample('leaf', lx, ly)*1.1, leaf*.3, leaf, leaf*.7+.28), sample('cover', lx, ly)*grow)
+        slope, y0, w, bow = dice(-0.6, 0.6), dice(0.1, 0.95), dice(0.013, 0.045), dice(-0.3, 0.3)
+        d = v.y - (
+            y0
+            + slope * (v.x - 0.5)
+            + bow * (v.x - 0.5) * (v.x - 0.5)
+            + 0.03 * sample("soft", v.x * 0.5 + dice(), np.float32(y0))
+        )
+        w = w * (1 + dice(-0.7, 0.7) * (v.x - 0.5))
+        r = d / w
+        tone = np.maximum(
+            0.85 + r * 0.55 * v.light.y + 0.3 * sample("blade", v.y * 2 + r * 0.01, v.x * 0.8 + o), 0.15
+        )
+        blend(
+            out, bark[:, None, None] * tone, np.minimum(np.maximum((w - abs(d)) * v.size * 0.9 + 0.5, 0), 1)
+        )
+        near = np.maximum(near, 1 - abs(d) * 9)
+    k, leaf = dice(0.5, 0.9), colour(dice, "green olive ochre rust green")
+    lx, ly = v.x * k + o, v.y * k + q
+    grow = smooth(0, 0.12, near * 0.5 + sample("soft", v.x * 0.7 + q, v.y * 0.7) + dice(-0.35, 0.0))
+    return blend(
+        out,
+        ramp(sample("leaf", lx, ly) * 1.1, leaf * 0.3, leaf, leaf * 0.7 + 0.28),
+        sample("cover", lx, ly) * grow,
+    )
 
 
-def reef(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def reef(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Layers of coral in water, the nearer the more colourful, with light from above."
-    o, deep = dice(), colour(dice, 'teal blue blue slate')
-    out = ramp(smooth(-.1, 1, v.y) + .2*sample('soft', v.x*.4+v.y*.3*v.light.x+o, v.y*.08), deep*.6+.33, deep, deep*.55)
-    top = dice(.0, .3)
-    for layer, far in enumerate((.7, .35, .05)):
-        q, k = dice(), dice(.16, .3)*(1+far)
-        bump = sample('dome', v.x*k*1.3+q, np.float32(o))
-        hill = sample('soft', v.x*.5+q, np.float32(q))*.3 + bump*(2-bump)*.1
-        inside = smooth(0, .02, v.y - (top + .24*layer) + hill)
-        lump, level = sample('dome', v.x*k+q, v.y*k+o), sample('level', v.x*k+q, v.y*k+o)
-        polyp = sample('fine', v.x*k*4, v.y*k*4+q)
-        a, b = colour(dice, 'rust ochre red olive sand'), colour(dice, 'brown teal slate white ochre')
-        tone = ramp(level, a, b)*np.maximum(.25 + lump*(.9+.3*polyp) + .35*polyp*lump, .12)
-        blend(out, tone*(1-far) + (deep*.8)[:, None, None]*far, inside)
+    o, deep = dice(), colour(dice, "teal blue blue slate")
+    out = ramp(
+        smooth(-0.1, 1, v.y) + 0.2 * sample("soft", v.x * 0.4 + v.y * 0.3 * v.light.x + o, v.y * 0.08),
+        deep * 0.6 + 0.33,
+        deep,
+        deep * 0.55,
+    )
+    top = dice(0.0, 0.3)
+    for layer, far in enumerate((0.7, 0.35, 0.05)):
+        q, k = dice(), dice(0.16, 0.3) * (1 + far)
+        bump = sample("dome", v.x * k * 1.3 + q, np.float32(o))
+        hill = sample("soft", v.x * 0.5 + q, np.float32(q)) * 0.3 + bump * (2 - bump) * 0.1
+        inside = smooth(0, 0.02, v.y - (top + 0.24 * layer) + hill)
+        lump, level = sample("dome", v.x * k + q, v.y * k + o), sample("level", v.x * k + q, v.y * k + o)
+        polyp = sample("fine", v.x * k * 4, v.y * k * 4 + q)
+        a, b = colour(dice, "rust ochre red olive sand"), colour(dice, "brown teal slate white ochre")
+        tone = ramp(level, a, b) * np.maximum(0.25 + lump * (0.9 + 0.3 * polyp) + 0.35 * polyp * lump, 0.12)
+        blend(out, tone * (1 - far) + (deep * 0.8)[:, None, None] * far, inside)
     return out
 
 
-def wall(v:View, dice:Dice, horizon:float) -> np.ndarray:
+def wall(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Bricks, blocks or planks, weathered, with a pavement below."
-    o, c = dice(), colour(dice, 'rust sand grey brown white ochre')
-    h, aspect = dice(.05, .11), dice(2, 3.4)
-    row = v.y/h + o
+    o, c = dice(), colour(dice, "rust sand grey brown white ochre")
+    h, aspect = dice(0.05, 0.11), dice(2, 3.4)
+    row = v.y / h + o
     iy = np.floor(row)
-    col = v.x/(h*aspect) + .5*(iy - 2*np.floor(iy*.5)) + o
+    col = v.x / (h * aspect) + 0.5 * (iy - 2 * np.floor(iy * 0.5)) + o
     ix = np.floor(col)
-    edge = np.minimum(np.minimum(row-iy, iy+1-row), np.minimum(col-ix, ix+1-col)*aspect)
-    grain, stain = sample('fine', v.x*.9, v.y*.9+o), sample('soft', v.x*.4+o, v.y*.3)
-    brick = sample('level', ix*.137+o, iy*.211)
-    out = ramp(.5 + .4*(brick-.5) + .25*grain + .25*stain, c*.45, c, c*.75+.2)
-    joint = smooth(.13, .05, edge + .02*grain)
-    blend(out, colour(dice, 'grey sand white slate'), joint*.85)
-    out *= 1 - .3*smooth(.2, .05, edge)*(v.y > 0)*(1-joint)
-    pave = np.minimum(np.maximum((v.y-.86)*v.size, 0), 1)
-    u, z = v.plane(.55)
-    stone = ramp(.5 + .5*sample('fine', u*.6, z+o), *(colour(dice, 'grey slate sand')*k for k in (.5, 1)))
+    edge = np.minimum(np.minimum(row - iy, iy + 1 - row), np.minimum(col - ix, ix + 1 - col) * aspect)
+    grain, stain = sample("fine", v.x * 0.9, v.y * 0.9 + o), sample("soft", v.x * 0.4 + o, v.y * 0.3)
+    brick = sample("level", ix * 0.137 + o, iy * 0.211)
+    out = ramp(0.5 + 0.4 * (brick - 0.5) + 0.25 * grain + 0.25 * stain, c * 0.45, c, c * 0.75 + 0.2)
+    joint = smooth(0.13, 0.05, edge + 0.02 * grain)
+    blend(out, colour(dice, "grey sand white slate"), joint * 0.85)
+    out *= 1 - 0.3 * smooth(0.2, 0.05, edge) * (v.y > 0) * (1 - joint)
+    pave = np.minimum(np.maximum((v.y - 0.86) * v.size, 0), 1)
+    u, z = v.plane(0.55)
+    stone = ramp(
+        0.5 + 0.5 * sample("fine", u * 0.6, z + o), *(colour(dice, "grey slate sand") * k for k in (0.5, 1))
+    )
     return blend(out, stone, pave)
 
 # %% ../../../nbs/data/scenery/02_textures.ipynb #96d26a92
-CONTEXTS = dict(water=water, rails=rails, sky=sky, grass=grass, road=road, branches=branches, reef=reef, field=field,
-                sand=sand, wall=wall, snow=snow)
-GROUND = ('water', 'rails', 'grass', 'road', 'field', 'sand', 'snow')       # seen in perspective below a horizon
+CONTEXTS = dict(
+    water=water,
+    rails=rails,
+    sky=sky,
+    grass=grass,
+    road=road,
+    branches=branches,
+    reef=reef,
+    field=field,
+    sand=sand,
+    wall=wall,
+    snow=snow,
+)
+GROUND = ("water", "rails", "grass", "road", "field", "sand", "snow")  # seen in perspective below a horizon

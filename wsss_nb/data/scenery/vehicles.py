@@ -13,166 +13,226 @@ from .noise import Dice, sample, smooth, wave
 from .shapes import Canvas, box, ellipse, limb, poly, row, turned
 
 # %% ../../../nbs/data/scenery/04_vehicles.ipynb #9b0b21da
-PAINT = 'white grey slate red rust ochre green teal blue black sand'      # what people paint things with
-COAT = 'white grey black brown rust ochre sand slate'                     # what animals wear
-GLASS = np.array([.20, .27, .33], np.float32)
-RUBBER = np.array([.12, .12, .13], np.float32)
-METAL = np.array([.60, .61, .63], np.float32)
+PAINT = "white grey slate red rust ochre green teal blue black sand"  # what people paint things with
+COAT = "white grey black brown rust ochre sand slate"  # what animals wear
+GLASS = np.array([0.20, 0.27, 0.33], np.float32)
+RUBBER = np.array([0.12, 0.12, 0.13], np.float32)
+METAL = np.array([0.60, 0.61, 0.63], np.float32)
 
 
-def wheel(c:Canvas, x:float, y:float, r:float, rim, spokes:bool=False):
+def wheel(c: Canvas, x: float, y: float, r: float, rim, spokes: bool = False):
     "A tyre, a rim and a hub."
-    c.paint(ellipse(x, y, r), RUBBER, r*.35, .2)
-    c.paint(ellipse(x, y, r*.58), rim, r*.2, .3)
+    c.paint(ellipse(x, y, r), RUBBER, r * 0.35, 0.2)
+    c.paint(ellipse(x, y, r * 0.58), rim, r * 0.2, 0.3)
     if spokes:
-        for t in (-.7, 0, .7):
-            c.paint(turned(limb(x-r*.5, y, x+r*.5, y, r*.06), t, x, y), RUBBER, .02)
-    c.paint(ellipse(x, y, r*.18), METAL*.5, r*.1)
+        for t in (-0.7, 0, 0.7):
+            c.paint(turned(limb(x - r * 0.5, y, x + r * 0.5, y, r * 0.06), t, x, y), RUBBER, 0.02)
+    c.paint(ellipse(x, y, r * 0.18), METAL * 0.5, r * 0.1)
 
 
-def glaze(c:Canvas, shape):
+def glaze(c: Canvas, shape):
     "A window: dark below, the sky's reflection above."
     x0, y0, x1, y1 = shape.box
     sheen = GLASS[:, None, None]
-    c.paint(shape, GLASS, .03, 0, .02, lambda x, y: sheen*(.8 + .9*smooth(y1, y0, y + .25*(x-x0)*(y1-y0)/(x1-x0))))
+    c.paint(
+        shape,
+        GLASS,
+        0.03,
+        0,
+        0.02,
+        lambda x, y: sheen * (0.8 + 0.9 * smooth(y1, y0, y + 0.25 * (x - x0) * (y1 - y0) / (x1 - x0))),
+    )
 
 
-def stained(base:np.ndarray, other:np.ndarray, tile:str, k:float, lo:float, hi:float, o:float):
+def stained(base: np.ndarray, other: np.ndarray, tile: str, k: float, lo: float, hi: float, o: float):
     "A colour function: `other` where a noise tile is high, else `base` (patches, spots, rust)."
     a, b = base[:, None, None], other[:, None, None]
-    return lambda x, y: a + (b-a)*smooth(lo, hi, sample(tile, x*k+o, y*k+o*.7))
+    return lambda x, y: a + (b - a) * smooth(lo, hi, sample(tile, x * k + o, y * k + o * 0.7))
 
 # %% ../../../nbs/data/scenery/04_vehicles.ipynb #3ef89691
-def boat(c:Canvas, d:Dice, build:int):
+def boat(c: Canvas, d: Dice, build: int):
     "0 sailing boat, 1 motor boat, 2 trawler: hull below, mast, sail or cabin above."
-    hull, deck, top = colour(d, PAINT), colour(d, 'sand brown white grey'), d(-.5, -.36)
+    hull, deck, top = colour(d, PAINT), colour(d, "sand brown white grey"), d(-0.5, -0.36)
     if build != 1:
-        x = d(-.15, .2)
-        c.paint(limb(x, top, x, -1.55, .022), colour(d, 'sand grey brown'), .03)
+        x = d(-0.15, 0.2)
+        c.paint(limb(x, top, x, -1.55, 0.022), colour(d, "sand grey brown"), 0.03)
     if build == 0:
-        sail, bow = colour(d, 'white sand ochre red blue rust'), d(.05, .16)
-        c.paint(poly((x-.05, -1.5), (x-.04, -.56), (x-d(.6, .75), -.56), r=.03), sail, .5, 0, .04)
-        if d.chance(.75):
-            c.paint(poly((x+.06, -1.4), (x+.5+bow, -.52), (x+.07, -.54), r=.03), sail*.93, .4, 0, .04)
+        sail, bow = colour(d, "white sand ochre red blue rust"), d(0.05, 0.16)
+        c.paint(
+            poly((x - 0.05, -1.5), (x - 0.04, -0.56), (x - d(0.6, 0.75), -0.56), r=0.03), sail, 0.5, 0, 0.04
+        )
+        if d.chance(0.75):
+            c.paint(
+                poly((x + 0.06, -1.4), (x + 0.5 + bow, -0.52), (x + 0.07, -0.54), r=0.03),
+                sail * 0.93,
+                0.4,
+                0,
+                0.04,
+            )
     if build == 1:
-        a, b = d(-.55, -.4), d(.1, .3)
-        c.paint(poly((a, top-.34), (b-.1, top-.34), (b+.12, top+.05), (a, top+.05)), deck, .1)
-        glaze(c, row(box(a+.06, top-.27, a+.2, top-.1, .02), .19, int((b-a)/.2)))
+        a, b = d(-0.55, -0.4), d(0.1, 0.3)
+        c.paint(
+            poly((a, top - 0.34), (b - 0.1, top - 0.34), (b + 0.12, top + 0.05), (a, top + 0.05)), deck, 0.1
+        )
+        glaze(c, row(box(a + 0.06, top - 0.27, a + 0.2, top - 0.1, 0.02), 0.19, int((b - a) / 0.2)))
     if build == 2:
-        a = d(-.6, -.4)
-        c.paint(box(a, top-.5, a+.42, top+.05, .04), deck, .1)
-        glaze(c, row(box(a+.06, top-.42, a+.17, top-.24, .02), .16, 2))
-        c.paint(limb(x, -1.2, .75, top, .012), METAL*.5, .02)
-    body = poly((-.96, top), (1, top-d(.04, .14)), (.66, .06), (-.8, .08), r=.07)
-    c.paint(body, hull, .25, .1)
-    c.paint(body & box(-1, -.06, 1, .3), colour(d, 'red black teal brown white'), .2)
-    c.paint(body & box(-1.1, top-.16, 1.1, top+.05, .01), deck*.9, .05)
+        a = d(-0.6, -0.4)
+        c.paint(box(a, top - 0.5, a + 0.42, top + 0.05, 0.04), deck, 0.1)
+        glaze(c, row(box(a + 0.06, top - 0.42, a + 0.17, top - 0.24, 0.02), 0.16, 2))
+        c.paint(limb(x, -1.2, 0.75, top, 0.012), METAL * 0.5, 0.02)
+    body = poly((-0.96, top), (1, top - d(0.04, 0.14)), (0.66, 0.06), (-0.8, 0.08), r=0.07)
+    c.paint(body, hull, 0.25, 0.1)
+    c.paint(body & box(-1, -0.06, 1, 0.3), colour(d, "red black teal brown white"), 0.2)
+    c.paint(body & box(-1.1, top - 0.16, 1.1, top + 0.05, 0.01), deck * 0.9, 0.05)
 
 
-def train(c:Canvas, d:Dice, build:int):
+def train(c: Canvas, d: Dice, build: int):
     "0 steam engine, 1 diesel, 2 railcar; most pull a wagon."
-    skin, trim, under = colour(d, PAINT), colour(d, 'red ochre white black slate'), colour(d, 'black slate brown')
-    c.paint(box(-.98, -.2, .95, -.08, .02), under*.8, .05)
+    skin, trim, under = (
+        colour(d, PAINT),
+        colour(d, "red ochre white black slate"),
+        colour(d, "black slate brown"),
+    )
+    c.paint(box(-0.98, -0.2, 0.95, -0.08, 0.02), under * 0.8, 0.05)
     if build == 2:
-        c.paint(poly((-.99, -.6), (.72, -.6), (.93, -.38), (.99, -.14), (-.99, -.14), r=.06), skin, .14, .1)
-        c.paint(box(-.98, -.25, .97, -.19, .01), trim, .03)
-        glaze(c, row(box(-.92, -.5, -.76, -.33, .03), .215, 7))
-        glaze(c, poly((.66, -.53), (.74, -.53), (.86, -.36), (.64, -.36)))
+        c.paint(
+            poly((-0.99, -0.6), (0.72, -0.6), (0.93, -0.38), (0.99, -0.14), (-0.99, -0.14), r=0.06),
+            skin,
+            0.14,
+            0.1,
+        )
+        c.paint(box(-0.98, -0.25, 0.97, -0.19, 0.01), trim, 0.03)
+        glaze(c, row(box(-0.92, -0.5, -0.76, -0.33, 0.03), 0.215, 7))
+        glaze(c, poly((0.66, -0.53), (0.74, -0.53), (0.86, -0.36), (0.64, -0.36)))
     else:
-        cargo, e = colour(d, PAINT), d(-.2, -.05)
-        c.paint(box(-.99, -.58 if build else -.46, e-.06, -.16, .03), cargo, .06,
-                tone=lambda x, y: cargo[:, None, None]*(.86 + .18*wave(x*7)))
+        cargo, e = colour(d, PAINT), d(-0.2, -0.05)
+        c.paint(
+            box(-0.99, -0.58 if build else -0.46, e - 0.06, -0.16, 0.03),
+            cargo,
+            0.06,
+            tone=lambda x, y: cargo[:, None, None] * (0.86 + 0.18 * wave(x * 7)),
+        )
         if build == 0:
-            c.paint(box(e, -.62, e+.36, -.15, .03), skin, .1)
-            glaze(c, box(e+.08, -.54, e+.26, -.38, .02))
-            c.paint(box(e-.05, -.68, e+.42, -.61, .02), trim, .04)
-            c.paint(limb(e+.3, -.36, .86, -.36, .155), skin*.92, .16, .2)
-            for x in (.4, .62):
-                c.paint(box(e+x, -.53, e+x+.04, -.2, .01), trim, .03)
-            c.paint(poly((.7, -.76), (.88, -.76), (.83, -.45), (.75, -.45)), under, .06)
-            c.paint(ellipse(.52, -.53, .07), colour(d, 'ochre grey red'), .07, .3)
+            c.paint(box(e, -0.62, e + 0.36, -0.15, 0.03), skin, 0.1)
+            glaze(c, box(e + 0.08, -0.54, e + 0.26, -0.38, 0.02))
+            c.paint(box(e - 0.05, -0.68, e + 0.42, -0.61, 0.02), trim, 0.04)
+            c.paint(limb(e + 0.3, -0.36, 0.86, -0.36, 0.155), skin * 0.92, 0.16, 0.2)
+            for x in (0.4, 0.62):
+                c.paint(box(e + x, -0.53, e + x + 0.04, -0.2, 0.01), trim, 0.03)
+            c.paint(poly((0.7, -0.76), (0.88, -0.76), (0.83, -0.45), (0.75, -0.45)), under, 0.06)
+            c.paint(ellipse(0.52, -0.53, 0.07), colour(d, "ochre grey red"), 0.07, 0.3)
         else:
-            c.paint(poly((e, -.62), (.5, -.62), (.56, -.46), (.95, -.44), (.98, -.14), (e, -.14), r=.03) |
-                    box(e, -.62, .55, -.2), skin, .1, .1)
-            glaze(c, row(box(e+.08, -.54, e+.24, -.38, .03), .23, 2))
-            c.paint(box(e, -.3, .96, -.23, .01), trim, .04)
-    for x in (-.85, -.62, -.36, .0, .22, .48, .74):
-        wheel(c, x+.04, -.09, .09 if build else d(.085, .12), trim*.8)
+            c.paint(
+                poly(
+                    (e, -0.62), (0.5, -0.62), (0.56, -0.46), (0.95, -0.44), (0.98, -0.14), (e, -0.14), r=0.03
+                )
+                | box(e, -0.62, 0.55, -0.2),
+                skin,
+                0.1,
+                0.1,
+            )
+            glaze(c, row(box(e + 0.08, -0.54, e + 0.24, -0.38, 0.03), 0.23, 2))
+            c.paint(box(e, -0.3, 0.96, -0.23, 0.01), trim, 0.04)
+    for x in (-0.85, -0.62, -0.36, 0.0, 0.22, 0.48, 0.74):
+        wheel(c, x + 0.04, -0.09, 0.09 if build else d(0.085, 0.12), trim * 0.8)
 
 
-def plane(c:Canvas, d:Dice, build:int):
+def plane(c: Canvas, d: Dice, build: int):
     "0 airliner from the side, 1 from above, 2 a propeller plane."
-    skin, trim = colour(d, 'white grey sky white slate sand red'), colour(d, PAINT)
+    skin, trim = colour(d, "white grey sky white slate sand red"), colour(d, PAINT)
     if build == 1:
         for s in (-1, 1):
-            c.paint(poly((.22, s*.08), (-.1, s*.08), (-.5, s*.92), (-.32, s*.92)), skin*(.93+.05*s), .06)
-            c.paint(poly((-.66, s*.03), (-.84, s*.03), (-.98, s*.34), (-.84, s*.34)), trim, .05)
-            c.paint(limb(-.14, s*.42, .06, s*.42, .055), skin*.8, .06)
-        c.paint(limb(-.92, 0, .8, 0, .04, .13) | limb(-.3, 0, .84, 0, .13), skin, .13, .15)
-        return glaze(c, ellipse(.86, 0, .05, .08))
-    c.paint(poly((-.95, -.5), (-.8, -.5), (-.52, -.06), (-.86, -.02), r=.03), trim, .06)
+            c.paint(
+                poly((0.22, s * 0.08), (-0.1, s * 0.08), (-0.5, s * 0.92), (-0.32, s * 0.92)),
+                skin * (0.93 + 0.05 * s),
+                0.06,
+            )
+            c.paint(
+                poly((-0.66, s * 0.03), (-0.84, s * 0.03), (-0.98, s * 0.34), (-0.84, s * 0.34)), trim, 0.05
+            )
+            c.paint(limb(-0.14, s * 0.42, 0.06, s * 0.42, 0.055), skin * 0.8, 0.06)
+        c.paint(limb(-0.92, 0, 0.8, 0, 0.04, 0.13) | limb(-0.3, 0, 0.84, 0, 0.13), skin, 0.13, 0.15)
+        return glaze(c, ellipse(0.86, 0, 0.05, 0.08))
+    c.paint(poly((-0.95, -0.5), (-0.8, -0.5), (-0.52, -0.06), (-0.86, -0.02), r=0.03), trim, 0.06)
     if build == 2:
-        c.paint(limb(-.96, -.04, .2, .02, .05, .19) | limb(.1, .02, .66, .03, .19, .16), skin, .18, .1)
-        glaze(c, poly((.1, -.3), (.3, -.3), (.46, -.1), (.0, -.1), r=.04))
-        c.paint(limb(-.12, -.34, .42, -.32, .045), trim, .05)
-        c.paint(limb(.16, -.3, .2, -.05, .015), trim*.7, .02)
-        for x in (.45, .1):
-            wheel(c, x, .32, .085, METAL)
-        c.paint(ellipse(.82, .03, .03, .36), METAL*.9, .03)
-        return c.paint(ellipse(.8, .03, .06), trim*.7, .05, .3)
-    c.paint(limb(-.9, -.07, -.3, .01, .05, .135) | limb(-.35, .01, .82, .01, .135), skin, .15, .15)
-    c.paint(limb(-.94, -.02, .9, .06, .02), trim, .03)
-    glaze(c, row(ellipse(-.44, -.05, .024, .03), .105, 11))
-    glaze(c, poly((.76, -.08), (.84, -.08), (.91, -.01), (.76, -.01), r=.01))
-    c.paint(limb(.0, .2, .2, .2, .065), METAL, .07, .2)
-    c.paint(poly((.2, .05), (-.06, .05), (-.5, .46), (-.36, .46), r=.02), skin*.85, .05)
-    c.paint(poly((-.66, -.06), (-.84, -.06), (-.99, .1), (-.88, .1), r=.02), trim*.9, .04)
+        c.paint(
+            limb(-0.96, -0.04, 0.2, 0.02, 0.05, 0.19) | limb(0.1, 0.02, 0.66, 0.03, 0.19, 0.16),
+            skin,
+            0.18,
+            0.1,
+        )
+        glaze(c, poly((0.1, -0.3), (0.3, -0.3), (0.46, -0.1), (0.0, -0.1), r=0.04))
+        c.paint(limb(-0.12, -0.34, 0.42, -0.32, 0.045), trim, 0.05)
+        c.paint(limb(0.16, -0.3, 0.2, -0.05, 0.015), trim * 0.7, 0.02)
+        for x in (0.45, 0.1):
+            wheel(c, x, 0.32, 0.085, METAL)
+        c.paint(ellipse(0.82, 0.03, 0.03, 0.36), METAL * 0.9, 0.03)
+        return c.paint(ellipse(0.8, 0.03, 0.06), trim * 0.7, 0.05, 0.3)
+    c.paint(
+        limb(-0.9, -0.07, -0.3, 0.01, 0.05, 0.135) | limb(-0.35, 0.01, 0.82, 0.01, 0.135), skin, 0.15, 0.15
+    )
+    c.paint(limb(-0.94, -0.02, 0.9, 0.06, 0.02), trim, 0.03)
+    glaze(c, row(ellipse(-0.44, -0.05, 0.024, 0.03), 0.105, 11))
+    glaze(c, poly((0.76, -0.08), (0.84, -0.08), (0.91, -0.01), (0.76, -0.01), r=0.01))
+    c.paint(limb(0.0, 0.2, 0.2, 0.2, 0.065), METAL, 0.07, 0.2)
+    c.paint(poly((0.2, 0.05), (-0.06, 0.05), (-0.5, 0.46), (-0.36, 0.46), r=0.02), skin * 0.85, 0.05)
+    c.paint(poly((-0.66, -0.06), (-0.84, -0.06), (-0.99, 0.1), (-0.88, 0.1), r=0.02), trim * 0.9, 0.04)
 
 
-def car(c:Canvas, d:Dice, build:int):
+def car(c: Canvas, d: Dice, build: int):
     "0 saloon, 1 hatchback, 2 van, 3 pick-up."
-    skin, rim, r = colour(d, PAINT), colour(d, 'grey white black slate'), d(.16, .19)
-    roof = d(-.74, -.66) - .14*(build == 2)
-    a, b = ((-.62, .5), (-.92, .45), (-.97, .62), (-.1, .5))[build]
-    e, f = a + (.22, .1, .03, .05)[build], b - d(.26, .34)
-    c.paint(poly((e, roof), (f, roof), (b, -.4), (a, -.4), r=.05), skin, .1, .1)
-    mid = (e+f)/2 + .03
-    glaze(c, poly((e+.03, roof+.07), (mid-.03, roof+.07), (mid-.03, -.43), (a+.09, -.43), r=.02))
-    glaze(c, poly((mid+.02, roof+.07), (f-.02, roof+.07), (b-.1, -.43), (mid+.02, -.43), r=.02))
-    nose = -.38 if build != 2 else -.42
-    body = poly((-.97, -.43), (b, -.44), (.9, nose), (.99, -.26), (.97, -.1), (-.99, -.1), r=.05)
-    c.paint(body - ellipse(.6, -.16, r*1.15) - ellipse(-.58, -.16, r*1.15), skin, .14, .2)
+    skin, rim, r = colour(d, PAINT), colour(d, "grey white black slate"), d(0.16, 0.19)
+    roof = d(-0.74, -0.66) - 0.14 * (build == 2)
+    a, b = ((-0.62, 0.5), (-0.92, 0.45), (-0.97, 0.62), (-0.1, 0.5))[build]
+    e, f = a + (0.22, 0.1, 0.03, 0.05)[build], b - d(0.26, 0.34)
+    c.paint(poly((e, roof), (f, roof), (b, -0.4), (a, -0.4), r=0.05), skin, 0.1, 0.1)
+    mid = (e + f) / 2 + 0.03
+    glaze(
+        c,
+        poly(
+            (e + 0.03, roof + 0.07), (mid - 0.03, roof + 0.07), (mid - 0.03, -0.43), (a + 0.09, -0.43), r=0.02
+        ),
+    )
+    glaze(
+        c,
+        poly(
+            (mid + 0.02, roof + 0.07), (f - 0.02, roof + 0.07), (b - 0.1, -0.43), (mid + 0.02, -0.43), r=0.02
+        ),
+    )
+    nose = -0.38 if build != 2 else -0.42
+    body = poly((-0.97, -0.43), (b, -0.44), (0.9, nose), (0.99, -0.26), (0.97, -0.1), (-0.99, -0.1), r=0.05)
+    c.paint(body - ellipse(0.6, -0.16, r * 1.15) - ellipse(-0.58, -0.16, r * 1.15), skin, 0.14, 0.2)
     if build == 3:
-        c.paint(box(-.95, -.43, -.12, -.36, .02), skin*.5, .04)
-    c.paint(box(-.97, -.17, .98, -.11, .02), skin*.5, .04)
-    c.paint(limb(mid-.02, -.4, mid-.02, -.18, .008), skin*.55, .01)
-    c.paint(ellipse(.9, -.31, .06, .045), np.array([.95, .92, .8], np.float32), .03, .3)
-    c.paint(box(-.99, -.36, -.92, -.25, .02), np.array([.7, .12, .1], np.float32), .03)
-    for x in (-.58, .6):
-        wheel(c, x, -.16, r, rim)
+        c.paint(box(-0.95, -0.43, -0.12, -0.36, 0.02), skin * 0.5, 0.04)
+    c.paint(box(-0.97, -0.17, 0.98, -0.11, 0.02), skin * 0.5, 0.04)
+    c.paint(limb(mid - 0.02, -0.4, mid - 0.02, -0.18, 0.008), skin * 0.55, 0.01)
+    c.paint(ellipse(0.9, -0.31, 0.06, 0.045), np.array([0.95, 0.92, 0.8], np.float32), 0.03, 0.3)
+    c.paint(box(-0.99, -0.36, -0.92, -0.25, 0.02), np.array([0.7, 0.12, 0.1], np.float32), 0.03)
+    for x in (-0.58, 0.6):
+        wheel(c, x, -0.16, r, rim)
 
 
-def tractor(c:Canvas, d:Dice, build:int):
+def tractor(c: Canvas, d: Dice, build: int):
     "0 with a cab, 1 open with a roof, 2 open, old: a big wheel behind, a small one in front, a bonnet, an exhaust."
-    skin, rim = colour(d, PAINT), colour(d, 'ochre red white grey rust')
-    c.paint(limb(.42, -.6, .42, -d(1.15, 1.35), .028, .02), METAL*.4, .03)
+    skin, rim = colour(d, PAINT), colour(d, "ochre red white grey rust")
+    c.paint(limb(0.42, -0.6, 0.42, -d(1.15, 1.35), 0.028, 0.02), METAL * 0.4, 0.03)
     if build == 0:
-        c.paint(poly((-.52, -1.28), (.04, -1.28), (.14, -.5), (-.62, -.5), r=.04), skin, .08)
-        glaze(c, poly((-.46, -1.18), (-.2, -1.18), (-.2, -.66), (-.5, -.66), r=.03))
-        glaze(c, poly((-.13, -1.18), (-.01, -1.18), (.06, -.66), (-.13, -.66), r=.03))
-        c.paint(box(-.62, -1.36, .12, -1.26, .03), rim, .06)
+        c.paint(poly((-0.52, -1.28), (0.04, -1.28), (0.14, -0.5), (-0.62, -0.5), r=0.04), skin, 0.08)
+        glaze(c, poly((-0.46, -1.18), (-0.2, -1.18), (-0.2, -0.66), (-0.5, -0.66), r=0.03))
+        glaze(c, poly((-0.13, -1.18), (-0.01, -1.18), (0.06, -0.66), (-0.13, -0.66), r=0.03))
+        c.paint(box(-0.62, -1.36, 0.12, -1.26, 0.03), rim, 0.06)
     else:
         if build == 1:
-            for x in (-.55, .0):
-                c.paint(limb(x, -1.2, x, -.5, .022), METAL*.45, .03)
-            c.paint(box(-.7, -1.3, .16, -1.2, .04), skin, .06)
-        c.paint(limb(-.5, -.78, -.38, -.5, .05) | limb(-.36, -.52, -.14, -.5, .05), RUBBER, .06)
-        c.paint(limb(.14, -.66, .02, -.86, .015), METAL*.4, .02)
-        c.paint(turned(ellipse(.0, -.86, .12, .03), .5, 0, -.86), RUBBER, .03)
-    c.paint(poly((-.3, -.72), (.9, -.7), (.95, -.34), (-.3, -.3), r=.06), skin, .14, .15)
-    c.paint(row(box(.52, -.62, .56, -.42, .01), .09, 4), skin*.35, .02)
-    c.paint(box(-.5, -.42, .84, -.26, .03), METAL*.45, .06)
-    wheel(c, .66, -.24, .24, rim)
-    big = d(.44, .5)
-    c.paint(ellipse(-.42, -big, big*1.06) & box(-1, -1.1, .2, -big-.05), skin*.9, .06)
-    wheel(c, -.42, -big, big, rim, True)
+            for x in (-0.55, 0.0):
+                c.paint(limb(x, -1.2, x, -0.5, 0.022), METAL * 0.45, 0.03)
+            c.paint(box(-0.7, -1.3, 0.16, -1.2, 0.04), skin, 0.06)
+        c.paint(limb(-0.5, -0.78, -0.38, -0.5, 0.05) | limb(-0.36, -0.52, -0.14, -0.5, 0.05), RUBBER, 0.06)
+        c.paint(limb(0.14, -0.66, 0.02, -0.86, 0.015), METAL * 0.4, 0.02)
+        c.paint(turned(ellipse(0.0, -0.86, 0.12, 0.03), 0.5, 0, -0.86), RUBBER, 0.03)
+    c.paint(poly((-0.3, -0.72), (0.9, -0.7), (0.95, -0.34), (-0.3, -0.3), r=0.06), skin, 0.14, 0.15)
+    c.paint(row(box(0.52, -0.62, 0.56, -0.42, 0.01), 0.09, 4), skin * 0.35, 0.02)
+    c.paint(box(-0.5, -0.42, 0.84, -0.26, 0.03), METAL * 0.45, 0.06)
+    wheel(c, 0.66, -0.24, 0.24, rim)
+    big = d(0.44, 0.5)
+    c.paint(ellipse(-0.42, -big, big * 1.06) & box(-1, -1.1, 0.2, -big - 0.05), skin * 0.9, 0.06)
+    wheel(c, -0.42, -big, big, rim, True)

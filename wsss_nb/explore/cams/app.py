@@ -54,25 +54,46 @@ def run_text(run: Run) -> str:
 # %% ../../../nbs/explore/cams/06_app.ipynb #675f7dcb
 class CamExplorer(VBox):
     "The explorer of CAMs. `state` holds what is looked at, `source` what there is to look at; `close()` when done."
+
     def __init__(
         self,
-        runs: Source | str | Sequence[str] = (),   # beginnings of keys; none: the latest runs; or a source that is open already
+        runs: Source
+        | str
+        | Sequence[str] = (),  # beginnings of keys; none: the latest runs; or a source that is open already
         store: str | Path | RunStore = "runs",
-        data: str | None = None,                   # where the runs' data lies now, if it has moved
+        data: str | None = None,  # where the runs' data lies now, if it has moved
         device: str = "auto",
-        **choices: Any,                            # what to look at first: traits of `ExplorerState`
+        **choices: Any,  # what to look at first: traits of `ExplorerState`
     ):
         self.state = None
-        source = runs if isinstance(runs, Source) else Source.open(store, [runs] if isinstance(runs, str) else runs, data, device)
-        self.status, self.strip, self.controls = Status([partial(self._stop, k) for k in range(3)]), Strip(self.go), Controls(self.choose)
-        self.canvas = Canvas(lambda y, x: self.choose("pixel", (y, x)), partial(self.status.show, 0), self.status.fail)
+        source = (
+            runs
+            if isinstance(runs, Source)
+            else Source.open(store, [runs] if isinstance(runs, str) else runs, data, device)
+        )
+        self.status, self.strip, self.controls = (
+            Status([partial(self._stop, k) for k in range(3)]),
+            Strip(self.go),
+            Controls(self.choose),
+        )
+        self.canvas = Canvas(
+            lambda y, x: self.choose("pixel", (y, x)), partial(self.status.show, 0), self.status.fail
+        )
         self.scoring, self.making = (Work(partial(self.status.show, k)) for k in (1, 2))
         self.style_sheet, self.download = HTML(layout={"display": "none"}), Download()
         self.code = Textarea(layout={"width": "100%", "display": "none"}, rows=7)
         self.code.add_class("wsss-code")
-        super().__init__([self.style_sheet, self.download, *self.controls.rows(self.strip, self.status), self.code, self.canvas])
+        super().__init__(
+            [
+                self.style_sheet,
+                self.download,
+                *self.controls.rows(self.strip, self.status),
+                self.code,
+                self.canvas,
+            ]
+        )
         self.add_class("wsss-app")
-        self._open(source, dict(runs=tuple(source.runs)[:2]) | choices)   # two side by side, for a start
+        self._open(source, dict(runs=tuple(source.runs)[:2]) | choices)  # two side by side, for a start
 
     def _open(self, source: Source, choices: dict[str, Any]) -> None:
         "Look at another source; a choice that cannot be is an error before anything is changed."
@@ -91,12 +112,25 @@ class CamExplorer(VBox):
 
     def choose(self, name: str, value: Any) -> None:
         "What was chosen by a control; what cannot be is said, and the control shows again what is."
-        special = {"number": lambda: self.go(value - 1), "data": lambda: self._switch(value), "more": lambda: self._add_run(value),
-                   "upload": lambda: self._add_image(value), "png": lambda: self._export("png"), "svg": lambda: self._export("svg"),
-                   "code": self._show_code}
+        special = {
+            "number": lambda: self.go(value - 1),
+            "data": lambda: self._switch(value),
+            "more": lambda: self._add_run(value),
+            "upload": lambda: self._add_image(value),
+            "png": lambda: self._export("png"),
+            "svg": lambda: self._export("svg"),
+            "code": self._show_code,
+        }
         with self.canvas.lock:
             self.status.say()
-            if name in ("order", "split", "runs", "layer", "refine", "pixel"):   # what was stopped or failed may begin again
+            if name in (
+                "order",
+                "split",
+                "runs",
+                "layer",
+                "refine",
+                "pixel",
+            ):  # what was stopped or failed may begin again
                 self.canvas.retry()
                 self.unwanted = None
             try:
@@ -118,12 +152,18 @@ class CamExplorer(VBox):
     def _add_run(self, key: str) -> None:
         if key:
             run = next(r for r in self.more if r.key == key)
-            source = Source([*self.source.runs.values(), run], self.source.data, self.source.device, self.source.store)
+            source = Source(
+                [*self.source.runs.values(), run], self.source.data, self.source.device, self.source.store
+            )
             source.own = self.source.own
-            self._open(source, vars(look_of(self.state)) | dict(runs=(*self.state.runs[:MOST_RUNS - 1], list(source.runs)[-1])))
+            self._open(
+                source,
+                vars(look_of(self.state))
+                | dict(runs=(*self.state.runs[: MOST_RUNS - 1], list(source.runs)[-1])),
+            )
 
     def _add_image(self, file: dict[str, Any]) -> None:
-        self.controls.upload.value = ()   # the same file may be chosen again
+        self.controls.upload.value = ()  # the same file may be chosen again
         id, labels = self.source.add(file["name"], bytes(file["content"])), self.state.runs
 
         def infer(progress: Callable[[int, int], None]) -> None:
@@ -135,6 +175,7 @@ class CamExplorer(VBox):
             self.listing = None
             self.state.split = YOURS
             self.state.image = id
+
         self.making.start(f"CAMs of {id}", infer, show, self.status.fail)
 
     def _export(self, kind: str) -> None:
@@ -142,11 +183,17 @@ class CamExplorer(VBox):
         name = f"{Path(look.image).stem}-{look.layer.replace(' ', '-')}.{kind}"
 
         def draw(progress: Callable[[int, int], None]) -> bytes:
-            return render(export_figure(panels(source, look), f"{look.image} of {source.data_of(look.split).name}, {look.split}"), kind)
+            return render(
+                export_figure(
+                    panels(source, look), f"{look.image} of {source.data_of(look.split).name}, {look.split}"
+                ),
+                kind,
+            )
 
         def offer(content: bytes) -> None:
             self.download.save(name, content, {"png": "image/png", "svg": "image/svg+xml"}[kind])
             self.status.say(f"{name}, {max(len(content) // 1000, 1)} kB: in the browser's downloads.")
+
         self.making.start(f"Drawing {name}", draw, offer, self.status.fail)
 
     def _show_code(self) -> None:
@@ -162,7 +209,9 @@ class CamExplorer(VBox):
         with self.canvas.lock:
             try:
                 self._settle()
-                self.canvas.draw(self.state, self.chains[self.state.runs[0]].get(self.state.refine, self.state.refine))
+                self.canvas.draw(
+                    self.state, self.chains[self.state.runs[0]].get(self.state.refine, self.state.refine)
+                )
             except Exception as e:
                 self.status.fail(e)
 
@@ -173,18 +222,31 @@ class CamExplorer(VBox):
         if listing != self.listing:
             self.listing, self.listed = listing, state.listed()
             scores = None if state.order == "listed" else source.scores(first, state.split)
-            self.notes = {} if scores is None else {i: f"{100 * v:.0f} %" for i, v in scores.iou.dropna().items()}
+            self.notes = (
+                {} if scores is None else {i: f"{100 * v:.0f} %" for i, v in scores.iou.dropna().items()}
+            )
             if state.order != "listed":
                 self._score(first, state.split)
         for label in state.runs:
-            if label not in self.chains:   # they are looked up in files
+            if label not in self.chains:  # they are looked up in files
                 self.chains[label] = {chain: title for title, chain in refinements(source, label)}
         chains = {chain: title for label in state.runs for chain, title in self.chains[label].items()}
-        self.controls.show(source, state, self.listed, [(short(n), n) for n in (source.data.name, *self.sets)],
-                           self.offers, [(title, chain) for chain, title in chains.items()])
+        self.controls.show(
+            source,
+            state,
+            self.listed,
+            [(short(n), n) for n in (source.data.name, *self.sets)],
+            self.offers,
+            [(title, chain) for chain, title in chains.items()],
+        )
         at = self.listed.index(state.image) if state.image in self.listed else 0
-        self.strip.show(at, len(self.listed), lambda i: source.thumbnail(self.listed[i]), lambda i: self.notes.get(self.listed[i], ""),
-                        (listing, len(self.notes)))
+        self.strip.show(
+            at,
+            len(self.listed),
+            lambda i: source.thumbnail(self.listed[i]),
+            lambda i: self.notes.get(self.listed[i], ""),
+            (listing, len(self.notes)),
+        )
         if self.code.layout.display != "none":
             self.code.value = state.as_code()
 
@@ -192,14 +254,20 @@ class CamExplorer(VBox):
         "IoU of all images of a split, beside everything else; then the first of the list is shown, unless another was chosen meanwhile."
         if self.scoring.job or self.unwanted == (label, split) or not self.source.unscored(label, split):
             return
-        began, self.unwanted = self.state.image, (label, split)   # it is begun once
+        began, self.unwanted = self.state.image, (label, split)  # it is begun once
 
         def done(_) -> None:
             self.listing = None
             if self.state.image == began:
                 self.state.image = self.state.listed()[0]
             self.update()
-        self.scoring.start(f"IoU of {split}, {label}:", lambda progress: self.source.score(label, split, progress), done, self.status.fail)
+
+        self.scoring.start(
+            f"IoU of {split}, {label}:",
+            lambda progress: self.source.score(label, split, progress),
+            done,
+            self.status.fail,
+        )
 
     def _stop(self, which: int) -> None:
         "A stop button: what was on is not begun again by itself."
@@ -210,7 +278,7 @@ class CamExplorer(VBox):
             self.update()
 
     def close(self) -> None:
-        if self.state is None:   # it was never open
+        if self.state is None:  # it was never open
             return super().close()
         self.scoring.stop()
         self.making.stop()

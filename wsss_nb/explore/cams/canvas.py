@@ -26,7 +26,7 @@ from .waits import Piece, look_of, pieces
 from ..widgets.work import Job, Work
 
 # %% ../../../nbs/explore/cams/05_canvas.ipynb #9b04fd02
-Shown = tuple[str, str, ndarray, str]   # title, note, picture (uint8, [H, W, 3]), table in HTML
+Shown = tuple[str, str, ndarray, str]  # title, note, picture (uint8, [H, W, 3]), table in HTML
 
 
 def input_shown(source: Source, look: SimpleNamespace, pixel: tuple[int, int] | None) -> Shown:
@@ -34,7 +34,9 @@ def input_shown(source: Source, look: SimpleNamespace, pixel: tuple[int, int] | 
     there = truth_names(source, look.image, *pixel) if pixel else {}
     notes = [("pixel", f"row {pixel[0]}, column {pixel[1]}")] if pixel else []
     notes += [(k, v) for k, v in there.items() if v is not None]
-    facts = input_facts(source.data.classes, source.tags(look.image), source.image(look.image).shape[:2], notes)
+    facts = input_facts(
+        source.data.classes, source.tags(look.image), source.image(look.image).shape[:2], notes
+    )
     return look.image, "", input_panel(source, look).rgb, facts
 
 
@@ -46,20 +48,30 @@ def truth_shown(source: Source, look: SimpleNamespace) -> Shown | None:
     return "ground truth", "", named(rgb, region_places(mask), source.data.classes), ""
 
 
-def facts_shown(source: Source, look: SimpleNamespace, label: str, panel: Panel, facts: dict[str, Any] | None = None) -> str:
+def facts_shown(
+    source: Source, look: SimpleNamespace, label: str, panel: Panel, facts: dict[str, Any] | None = None
+) -> str:
     "The table below a run's picture."
     cams = source.cams(label, look.split, look.image)
     shown = [c for c in look.classes if c in cams.classes]
-    return run_facts(source.data.classes, shown, panel.ious, 1 / (1 + np.exp(-cams.logits)), panel.about, facts)
+    return run_facts(
+        source.data.classes, shown, panel.ious, 1 / (1 + np.exp(-cams.logits)), panel.about, facts
+    )
 
 # %% ../../../nbs/explore/cams/05_canvas.ipynb #d5d9377d
-WIDEST = 640   # of a picture, CSS pixels
-KNOWN = 512    # so many slow pieces are remembered as made
+WIDEST = 640  # of a picture, CSS pixels
+KNOWN = 512  # so many slow pieces are remembered as made
 
 
 class Canvas(VBox):
     "Pictures in a grid. `picked(y, x)`: a pixel was asked about; `busy(job)`: how far slow work is; `fail(error)`: what to do with errors."
-    def __init__(self, picked: Callable[[int, int], None], busy: Callable[[Job | None], None], fail: Callable[[Exception], None]):
+
+    def __init__(
+        self,
+        picked: Callable[[int, int], None],
+        busy: Callable[[Job | None], None],
+        fail: Callable[[Exception], None],
+    ):
         self.picked, self.fail, self.work, self.lock = picked, fail, Work(busy), threading.RLock()
         self.views: list[PanelView] = []
         self.grid, self.legend = GridBox(), HTML()
@@ -71,10 +83,14 @@ class Canvas(VBox):
         self.work.stop()
         self.source, self.ready, self.left, self.wanted = source, OrderedDict(), set(), []
 
-    def draw(self, state: ExplorerState, refinement: str = "") -> None:   # refinement: its title
+    def draw(self, state: ExplorerState, refinement: str = "") -> None:  # refinement: its title
         "Draw what is there; what is not is made first, and drawn then."
         self.state, self.refinement = state, refinement
-        source, pixel, look = self.source, state.pixel, look_of(state, pixel=None)   # the cross-hair is not part of the pictures
+        source, pixel, look = (
+            self.source,
+            state.pixel,
+            look_of(state, pixel=None),
+        )  # the cross-hair is not part of the pictures
         missing = [p for p in pieces(source, look_of(state)) if p.key not in self.ready]
         waits, columns = {(p.label, p.kind) for p in missing}, 1 + len(look.runs)
         views, shown = self._views(2 if look.refine else 1, columns), {0: input_shown(source, look, pixel)}
@@ -82,7 +98,7 @@ class Canvas(VBox):
             shown[columns] = truth_shown(source, look)
         for k, label in enumerate(look.runs, 1):
             shown |= self._run(look, label, k, k + columns, waits, pixel)
-        for k, view in enumerate(views):   # all at once, when all is there
+        for k, view in enumerate(views):  # all at once, when all is there
             view.layout.visibility = "hidden" if shown.get(k, ()) is None else "visible"
             if shown.get(k):
                 view.show(*shown[k], pixel)
@@ -90,28 +106,43 @@ class Canvas(VBox):
                 continue
             else:
                 view.wait(True, look.runs[k % columns - 1], refinement if k > columns else "")
-        self.legend.value = legend_html(look.layer, look.contour and "mask" in source.truth(look.image), bool(look.refine))
+        self.legend.value = legend_html(
+            look.layer, look.contour and "mask" in source.truth(look.image), bool(look.refine)
+        )
         if todo := [p for p in missing if p.key not in self.left]:
             self._make(todo)
 
-    def _run(self, look: SimpleNamespace, label: str, k: int, below: int, waits: set, pixel: tuple[int, int] | None) -> dict[int, Shown]:
+    def _run(
+        self, look: SimpleNamespace, label: str, k: int, below: int, waits: set, pixel: tuple[int, int] | None
+    ) -> dict[int, Shown]:
         "What stands in a run's column, as far as it is there: position -> what."
         if waits & {(label, "CAM"), (label, "layer")}:
             return {}
         refined = look.refine and (label, "refinement") not in waits
-        seeds, *masks = run_panels(self.source, SimpleNamespace(**vars(look) | dict(refine=look.refine if refined else "")), label)
+        seeds, *masks = run_panels(
+            self.source, SimpleNamespace(**vars(look) | dict(refine=look.refine if refined else "")), label
+        )
         known = pixel and (label, "pixel") not in waits
-        facts = pixel_facts(self.source, label, look.split, look.image, *pixel, look.classes) if known else None
+        facts = (
+            pixel_facts(self.source, label, look.split, look.image, *pixel, look.classes) if known else None
+        )
         threshold = self.source.threshold(label) if look.threshold is None else look.threshold
-        shown = {k: (label, f"at {threshold:.2f}", seeds.rgb, facts_shown(self.source, look, label, seeds, facts))}
+        shown = {
+            k: (label, f"at {threshold:.2f}", seeds.rgb, facts_shown(self.source, look, label, seeds, facts))
+        }
         if masks:
-            shown[below] = label, self.refinement, masks[0].rgb, facts_shown(self.source, look, label, masks[0])
+            shown[below] = (
+                label,
+                self.refinement,
+                masks[0].rgb,
+                facts_shown(self.source, look, label, masks[0]),
+            )
         return shown
 
     def _views(self, rows: int, columns: int) -> list[PanelView]:
         while len(self.views) < rows * columns:
             self.views.append(PanelView(self.picked, self._moved))
-        shown = self.views[:rows * columns]
+        shown = self.views[: rows * columns]
         if tuple(shown) != self.grid.children:
             self.grid.children = shown
         self.grid.layout.grid_template_columns = f"repeat({columns}, minmax(0, {WIDEST}px))"
@@ -140,6 +171,7 @@ class Canvas(VBox):
             self.left.add(todo[at[0]].key)
             self.again()
             self.fail(error)
+
         self.work.start(todo[0].title + " and others" * (len(todo) > 1), make, lambda _: self.again(), failed)
 
     def again(self) -> None:

@@ -21,48 +21,84 @@ OWN = "each run's own"
 
 class Controls:
     "The controls by name. `choose(name, value)`: a trait of the state, or 'number', 'data', 'more', 'upload', 'png', 'svg', 'code'."
+
     def __init__(self, choose: Callable[[str, Any], None]):
         self.settling = False
 
         def tell(name: str) -> Callable[[Any], None]:
             return lambda value: None if self.settling else choose(name, value)
+
         self.runs, self.classes = Chips("Runs", tell("runs")), Chips("Classes", tell("classes"))
         self.own = Chips("", lambda on: tell("threshold")(None if on else self.threshold.value))
         self.outline = Chips("Outline", lambda on: tell("contour")(bool(on)))
         self.data = field(Dropdown(description="Data"), "106px", "Data sets that have finished runs")
         self.split = field(Dropdown(description="Split"), "74px", "Part of the data set")
         self.having = field(Dropdown(description="Images with"), "108px", "Only images of this class")
-        self.order = field(Dropdown(description="Order", options=ORDERS), "122px", "By the IoU of the first run's seeds in each image")
+        self.order = field(
+            Dropdown(description="Order", options=ORDERS),
+            "122px",
+            "By the IoU of the first run's seeds in each image",
+        )
         self.number = field(BoundedIntText(1, min=1, description="Image"), "74px", "Position in the list")
         self.more = field(Dropdown(description="Add a run"), "90px", "Another finished run on the same data")
         self.layer = field(Dropdown(description="Layer"), "138px", "What is drawn over the image")
-        self.threshold = field(FloatSlider(description="Threshold", min=0, max=1, step=.01, readout_format=".2f"), "grow",
-                               "A pixel belongs to a class where its CAM is above")
-        self.opacity = field(FloatSlider(description="Opacity", min=0, max=1, step=.05, readout_format=".2f"), "104px",
-                             "Of what is drawn over the image")
-        self.refine = field(Dropdown(description="Refinement"), "166px", "What the seeds go through; shown below them")
-        for name in ("data", "split", "having", "order", "number", "more", "layer", "threshold", "opacity", "refine"):
+        self.threshold = field(
+            FloatSlider(description="Threshold", min=0, max=1, step=0.01, readout_format=".2f"),
+            "grow",
+            "A pixel belongs to a class where its CAM is above",
+        )
+        self.opacity = field(
+            FloatSlider(description="Opacity", min=0, max=1, step=0.05, readout_format=".2f"),
+            "104px",
+            "Of what is drawn over the image",
+        )
+        self.refine = field(
+            Dropdown(description="Refinement"), "166px", "What the seeds go through; shown below them"
+        )
+        for name in (
+            "data",
+            "split",
+            "having",
+            "order",
+            "number",
+            "more",
+            "layer",
+            "threshold",
+            "opacity",
+            "refine",
+        ):
             getattr(self, name).observe(lambda change, told=tell(name): told(change.new), "value")
-        self.upload = FileUpload(accept="image/*", description="Open image…", tooltip="An image of your own: its CAMs by the runs shown")
-        self.upload.icon = ""   # the icons' font comes from the internet
+        self.upload = FileUpload(
+            accept="image/*",
+            description="Open image…",
+            tooltip="An image of your own: its CAMs by the runs shown",
+        )
+        self.upload.icon = ""  # the icons' font comes from the internet
         self.upload.add_class("wsss-button")
         self.upload.add_class("wsss-upload")
         self.upload.observe(lambda change: change.new and tell("upload")(change.new[0]), "value")
-        self.exports = [button("PNG", "Save this view as a PNG file", lambda: choose("png", None)),
-                        button("SVG", "Save this view as an SVG file", lambda: choose("svg", None)),
-                        button("Code", "Python that draws this view again", lambda: choose("code", None))]
+        self.exports = [
+            button("PNG", "Save this view as a PNG file", lambda: choose("png", None)),
+            button("SVG", "Save this view as an SVG file", lambda: choose("svg", None)),
+            button("Code", "Python that draws this view again", lambda: choose("code", None)),
+        ]
 
     def rows(self, strip: Widget, status: Widget) -> list[Widget]:
         "In the order of the page: which image and runs, the strip, how to show them, what goes on."
-        return [row(self.data, self.split, self.having, self.order, self.number, self.runs, self.more), strip,
-                row(self.layer, self.threshold, self.own, self.opacity, self.outline, self.refine, self.classes),
-                row(status, self.upload, *self.exports, kind="status")]
+        return [
+            row(self.data, self.split, self.having, self.order, self.number, self.runs, self.more),
+            strip,
+            row(self.layer, self.threshold, self.own, self.opacity, self.outline, self.refine, self.classes),
+            row(status, self.upload, *self.exports, kind="status"),
+        ]
 
     def show(
-        self, source: Source, state: ExplorerState,
-        listed: Sequence[str],              # the images to choose from
-        sets: Sequence[tuple[str, str]],    # (name, value) of the data sets, this one first
-        more: Sequence[tuple[str, str]],    # (label, key) of runs that can be added
+        self,
+        source: Source,
+        state: ExplorerState,
+        listed: Sequence[str],  # the images to choose from
+        sets: Sequence[tuple[str, str]],  # (name, value) of the data sets, this one first
+        more: Sequence[tuple[str, str]],  # (label, key) of runs that can be added
         chains: Sequence[tuple[str, str]],  # (title, refinement chain)
     ) -> None:
         "Bring all controls into line with the state."
@@ -82,10 +118,18 @@ class Controls:
             self.number.value = listed.index(state.image) + 1 if state.image in listed else 1
             thresholds = {label: source.threshold(label) for label in source.runs}
             self.threshold.value = thresholds[state.runs[0]] if state.threshold is None else state.threshold
-            self.own.show({True: OWN}, [state.threshold is None], {True: ", ".join(f"{k}: {thresholds[k]:.2f}" for k in state.runs)})
+            self.own.show(
+                {True: OWN},
+                [state.threshold is None],
+                {True: ", ".join(f"{k}: {thresholds[k]:.2f}" for k in state.runs)},
+            )
             self.outline.show({True: "ground truth"}, [state.contour])
-            self.runs.show({k: k for k in source.runs}, state.runs, {k: describe(source, k) for k in source.runs})
-            self.classes.show({c: names[c] for c in source.candidates(state.image)}, state.classes, style="wsss-c")
+            self.runs.show(
+                {k: k for k in source.runs}, state.runs, {k: describe(source, k) for k in source.runs}
+            )
+            self.classes.show(
+                {c: names[c] for c in source.candidates(state.image)}, state.classes, style="wsss-c"
+            )
         finally:
             self.settling = False
 

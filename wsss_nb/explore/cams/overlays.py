@@ -39,16 +39,18 @@ from ...refine.state import Context, Seed, StepConfig
 @dataclass(frozen=True)
 class Seen:
     "One image through a run's network, without gradient."
-    classes: tuple[int, ...]    # present ones, 0-based
-    output: CamOutput           # of one image; only the last features
-    batch: dict[str, Tensor]    # what terms explain themselves on
+
+    classes: tuple[int, ...]  # present ones, 0-based
+    output: CamOutput  # of one image; only the last features
+    batch: dict[str, Tensor]  # what terms explain themselves on
 
 
 class Memory:
     "What is kept of a source, bounded in bytes; dropped with the source or by `forget`."
+
     def __init__(self):
         self.seen, self.chains, self.masks = Cache(96 * MIB), Cache(512 * MIB), Cache(32 * MIB)
-        self.busy = threading.RLock()   # one network at a time
+        self.busy = threading.RLock()  # one network at a time
 
 
 memories: WeakKeyDictionary[Source, Memory] = WeakKeyDictionary()
@@ -73,17 +75,21 @@ def present(source: Source, label: str, split: str, id: str, shown: Sequence[int
 
 
 @torch.no_grad()
-def see(source: Source, label: str, id: str, classes: tuple[int, ...]) -> Seen:   # present ones
+def see(source: Source, label: str, id: str, classes: tuple[int, ...]) -> Seen:  # present ones
     "An image through the network of a run."
+
     def make() -> Seen:
         with kept.busy:
             model = source.model(label)
-            x = torch.from_numpy(source.image(id).transpose(2, 0, 1) / np.float32(255))[None].to(pick_device(source.device))
+            x = torch.from_numpy(source.image(id).transpose(2, 0, 1) / np.float32(255))[None].to(
+                pick_device(source.device)
+            )
             out = model(x)
         labels = torch.zeros(1, len(source.data.classes), device=x.device)
         labels[0, list(classes)] = 1
         slim = CamOutput(out.logits, out.cam, dict(last=out.features["last"]), out.background)
         return Seen(classes, slim, dict(image=x[:, :, :1, :1], labels=labels))
+
     kept = memory(source)
     return kept.seen.get((label, id, classes), make)
 
@@ -96,62 +102,93 @@ def term_of(source: Source, label: str, kind: str):
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #b4842c9e
 def fbr_maps(
-    source: Source, label: str, split: str, id: str,
-    shown: Sequence[int] = (),     # classes of an image without tags; none: those that the classifier sees
-    clusters: int | None = None,   # K; None: as trained
+    source: Source,
+    label: str,
+    split: str,
+    id: str,
+    shown: Sequence[int] = (),  # classes of an image without tags; none: those that the classifier sees
+    clusters: int | None = None,  # K; None: as trained
 ) -> dict[str, Any]:
     """What FBR sees in an image, on the CAM's grid: `seed` labels [h, w]; `queries` bool [h, w]; `clusters` of the background, -1
     elsewhere [h, w]; `stars`, cluster -> (row, column) of its NROI; `similarity`, class -> cosine to its prototype [h, w]."""
     term, classes = term_of(source, label, "fbr"), present(source, label, split, id, shown)
     k = clusters or term.cfg.clusters
-    return memory(source).seen.get(("fbr", label, id, classes, k), lambda: make_fbr_maps(source, term, see(source, label, id, classes), k))
+    return memory(source).seen.get(
+        ("fbr", label, id, classes, k),
+        lambda: make_fbr_maps(source, term, see(source, label, id, classes), k),
+    )
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #e04f6966
 def make_fbr_maps(source: Source, term: FBR, seen: Seen, clusters: int) -> dict[str, Any]:
     "See `fbr_maps`."
-    with memory(source).busy, torch.no_grad():   # the term's K is changed for a moment
+    with memory(source).busy, torch.no_grad():  # the term's K is changed for a moment
         found = cluster_view(lambda image: seen.output, term, seen.batch, clusters)
         features = unit(term.project(seen.output.features["last"].to(term.phi_fg.weight.dtype))[0].relu())
     h, w = found["clusters"].shape[1:]
     cosine = (features @ unit(found["prototypes"]).T).T.view(-1, h, w).cpu().numpy()
     stars, at = found["stars"][0], star_positions(found["stars"][0], w).tolist()
-    return dict(seed=found["seed"][0].cpu().numpy(), queries=found["queries"][0].cpu().numpy(), clusters=found["clusters"][0].cpu().numpy(),
-                stars=dict(zip((stars >= 0).nonzero()[:, 0].tolist(), map(tuple, at))),
-                similarity={c: cosine[k] for k, c in enumerate(found["classes"].tolist()) if c in seen.classes})
+    return dict(
+        seed=found["seed"][0].cpu().numpy(),
+        queries=found["queries"][0].cpu().numpy(),
+        clusters=found["clusters"][0].cpu().numpy(),
+        stars=dict(zip((stars >= 0).nonzero()[:, 0].tolist(), map(tuple, at))),
+        similarity={c: cosine[k] for k, c in enumerate(found["classes"].tolist()) if c in seen.classes},
+    )
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #3e6321fa
 def fpr_map(source: Source, label: str, split: str, id: str, c: int) -> dict[str, Any]:
     """What L_PR does to a class in an image, on the CAM's grid: its `region` and the `suppressed` part of it, bool [h, w]; the
     index of the `negative` prototype each suppressed position is nearest to, else -1 [h, w]; `images` that the negatives come
     from ('': none); and `ready`, whether training found false positives of the class at all."""
-    term, found = term_of(source, label, "fpr"), fpr_view(source, label, id, tuple(sorted({*source.tags(id), c})))
+    term, found = (
+        term_of(source, label, "fpr"),
+        fpr_view(source, label, id, tuple(sorted({*source.tags(id), c}))),
+    )
     k, ids = found["classes"].tolist().index(c), source.data.ids(source.recipes[label].splits.train)
-    maps = {name: found[key][k] for name, key in (("region", "regions"), ("suppressed", "suppressed"), ("negative", "negative"))}
-    return maps | dict(images=[ids[i] if i >= 0 else "" for i in term.pools.image[c].tolist()], ready=bool(term.pools.ready[c]))
+    maps = {
+        name: found[key][k]
+        for name, key in (("region", "regions"), ("suppressed", "suppressed"), ("negative", "negative"))
+    }
+    return maps | dict(
+        images=[ids[i] if i >= 0 else "" for i in term.pools.image[c].tolist()],
+        ready=bool(term.pools.ready[c]),
+    )
 
 
 def fpr_view(source: Source, label: str, id: str, classes: tuple[int, ...]) -> dict[str, ndarray]:
     "`losses.fpr.explain` of one image, kept."
+
     def make() -> dict[str, ndarray]:
         seen = see(source, label, id, classes)
         with memory(source).busy:
             found = fpr.explain(term_of(source, label, "fpr"), seen.output, seen.batch)
         return {k: (v if k == "classes" else v[0]).cpu().numpy() for k, v in found.items()}
+
     return memory(source).seen.get(("fpr", label, id, classes), make)
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #871b7b93
-QUICK = (("CRF, settings of PSA", CRF), ("CRF, settings of IRN", "crf?preset=irn"), ("CRF, settings of DeepLab", "crf?preset=deeplab"),
-         ("CRF, settings of MCTformer", "crf?preset=mctformer"), ("PAMR", "pamr"), ("superpixels", "superpixels"))
+QUICK = (
+    ("CRF, settings of PSA", CRF),
+    ("CRF, settings of IRN", "crf?preset=irn"),
+    ("CRF, settings of DeepLab", "crf?preset=deeplab"),
+    ("CRF, settings of MCTformer", "crf?preset=mctformer"),
+    ("PAMR", "pamr"),
+    ("superpixels", "superpixels"),
+)
 LEARNED = {"psa": "PSA", "irn": "IRN"}
 
 
-def refinements(source: Source, label: str) -> list[tuple[str, str]]:   # (title, chain)
+def refinements(source: Source, label: str) -> list[tuple[str, str]]:  # (title, chain)
     "What can be chosen for a run: none, what needs no training, and the chains that it was refined with."
     saved, run = {}, source.run(label)
     for file in sorted(run.path.glob("refined/*/result.json")):
         found = read_json(file)
-        if all(list(run.path.glob(f"refined/networks/**/{s['network']}/model.safetensors"))
-               for split in found["splits"].values() for s in split["steps"] if "network" in s):
+        if all(
+            list(run.path.glob(f"refined/networks/**/{s['network']}/model.safetensors"))
+            for split in found["splits"].values()
+            for s in split["steps"]
+            if "network" in s
+        ):
             saved[file.parent.name] = found["chain"]
     rows = [("none", "")]
     for title, chain in QUICK:
@@ -162,32 +199,49 @@ def refinements(source: Source, label: str) -> list[tuple[str, str]]:   # (title
 
 def at_threshold(steps: Sequence[StepConfig], threshold: float) -> tuple[StepConfig, ...]:
     "The chain with the run's threshold, where a background asks for it, replaced by another."
+
     def one(step: StepConfig) -> StepConfig:
-        if not isinstance(step, BackgroundStep) or "run" not in (step.power, step.score) or step.power not in ("run", None):
+        if (
+            not isinstance(step, BackgroundStep)
+            or "run" not in (step.power, step.score)
+            or step.power not in ("run", None)
+        ):
             return step
         return BackgroundStep(power=power_of(threshold)) if step.power else BackgroundStep(score=threshold)
+
     return tuple(map(one, steps))
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #4fcd592d
-def built_chain(source: Source, label: str, split: str, steps: tuple[StepConfig, ...], threshold: float) -> BuiltChain:
+def built_chain(
+    source: Source, label: str, split: str, steps: tuple[StepConfig, ...], threshold: float
+) -> BuiltChain:
     "A chain ready for one image; learned networks are loaded once."
     run, learned = source.run(label), any(s.kind in LEARNED for s in steps)
     # a network knows the run's data; the other steps ask only for maps of the image's own data set
     data, where = (source.data, run.recipe.splits.seeds) if learned else (source.data_of(split), split)
-    context = Context(data, where, run, pick_device(source.device), run.path / "refined" / "networks", learn=False)
+    context = Context(
+        data, where, run, pick_device(source.device), run.path / "refined" / "networks", learn=False
+    )
     built = memory(source).chains.get((label, where, steps), lambda: build_chain(steps, context))
-    walks = tuple(replace(f, threshold=threshold) if isinstance(f, PsaWalk) and f.threshold else f for f in built.functions)
+    walks = tuple(
+        replace(f, threshold=threshold) if isinstance(f, PsaWalk) and f.threshold else f
+        for f in built.functions
+    )
     return replace(built, functions=walks)
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #44a7c0fd
 def refined_mask(
-    source: Source, label: str, split: str, id: str,
-    chain: str,                       # for instance pamr,crf?preset=irn
-    threshold: float | None = None,   # of the seeds; None: the run's own
-) -> ndarray:                         # uint8, [H, W]: 0 background, class + 1; of all classes with a CAM
+    source: Source,
+    label: str,
+    split: str,
+    id: str,
+    chain: str,  # for instance pamr,crf?preset=irn
+    threshold: float | None = None,  # of the seeds; None: the run's own
+) -> ndarray:  # uint8, [H, W]: 0 background, class + 1; of all classes with a CAM
     "An image's seed after a chain. IRN brings its own background score: there the threshold changes nothing."
     own, steps = source.threshold(label), parse_chain(chain)
     t = own if threshold is None else float(threshold)
+
     def make() -> ndarray:
         saved = refined(source.run(label), steps)
         if split != YOURS and abs(t - own) < 1e-6 and saved.file(split, id).is_file():
@@ -197,36 +251,56 @@ def refined_mask(
             rest = np.full((1, *cams.cam.shape[1:]), t, np.float32)
             seed = Seed(source.image(id).copy(), cams.classes, np.concatenate([rest, cams.cam]), id)
             return built_chain(source, label, split, at_threshold(steps, t), t)(seed).mask()
+
     return memory(source).masks.get((label, split, id, chain, round(t, 6)), make)
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #5b48ad32
-def pixel_facts(source: Source, label: str, split: str, id: str, y: int, x: int, shown: Sequence[int] = ()) -> dict[str, Any]:
+def pixel_facts(
+    source: Source, label: str, split: str, id: str, y: int, x: int, shown: Sequence[int] = ()
+) -> dict[str, Any]:
     """All that is known of a pixel for a run: `cam`, class -> normalised CAM as cached, and `raw`, class -> the network's own score
     there (of all classes, before the ReLU); `cell`, its (row, column) on the CAM's grid; `truth` and `stuff`, names, None where
     there is no ground truth; of runs with the terms `fbr` and `fpr` (see `fbr_facts`, `fpr_facts`), else None."""
-    cams, seen = source.cams(label, split, id), see(source, label, id, present(source, label, split, id, shown))
+    cams, seen = (
+        source.cams(label, split, id),
+        see(source, label, id, present(source, label, split, id, shown)),
+    )
     h, w = seen.output.cam.shape[2:]
-    cell = (y * h // cams.cam.shape[1], x * w // cams.cam.shape[2]) if len(cams.cam) else tuple(
-        a * n // m for a, n, m in zip((y, x), (h, w), source.image(id).shape))
+    cell = (
+        (y * h // cams.cam.shape[1], x * w // cams.cam.shape[2])
+        if len(cams.cam)
+        else tuple(a * n // m for a, n, m in zip((y, x), (h, w), source.image(id).shape))
+    )
     terms = source.recipes[label].terms
-    return dict(cam={int(c): float(v) for c, v in zip(cams.classes, cams.cam[:, y, x])},
-                raw=dict(enumerate(seen.output.cam[0, :, cell[0], cell[1]].float().tolist())), cell=cell, **truth_names(source, id, y, x),
-                fbr=fbr_facts(source, label, split, id, cell, shown) if "fbr" in terms else None,
-                fpr=fpr_facts(source, label, id, cell, seen) if "fpr" in terms else None)
+    return dict(
+        cam={int(c): float(v) for c, v in zip(cams.classes, cams.cam[:, y, x])},
+        raw=dict(enumerate(seen.output.cam[0, :, cell[0], cell[1]].float().tolist())),
+        cell=cell,
+        **truth_names(source, id, y, x),
+        fbr=fbr_facts(source, label, split, id, cell, shown) if "fbr" in terms else None,
+        fpr=fpr_facts(source, label, id, cell, seen) if "fpr" in terms else None,
+    )
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #e95f5b95
 def truth_names(source: Source, id: str, y: int, x: int) -> dict[str, str | None]:
     "What the ground truth says is there: `truth` (an object class, background, ignored) and `stuff`."
-    maps, names = source.truth(id), dict(truth=(source.data.classes, "background"), stuff=(source.data.stuff_classes, "unlabelled"))
+    maps, names = (
+        source.truth(id),
+        dict(truth=(source.data.classes, "background"), stuff=(source.data.stuff_classes, "unlabelled")),
+    )
+
     def name(key: str, field: str) -> str | None:
         if field not in maps:
             return None
         value, (words, zero) = int(maps[field][y, x]), names[key]
         return zero if value == 0 else "ignored" if value == 255 else words[value - 1]
+
     return dict(truth=name("truth", "mask"), stuff=name("stuff", "stuff"))
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #be8efe22
-def fbr_facts(source: Source, label: str, split: str, id: str, cell: tuple[int, int], shown: Sequence[int] = ()) -> dict[str, Any]:
+def fbr_facts(
+    source: Source, label: str, split: str, id: str, cell: tuple[int, int], shown: Sequence[int] = ()
+) -> dict[str, Any]:
     """FBR at a position: `seed` (0 background, class + 1), `query`, `cluster` (None in the foreground), `star`, (y, x) of that
     cluster's NROI in the image, `share` of the background in the cluster, and `similarity`, class -> cosine to its prototype,
     highest first."""
@@ -234,14 +308,22 @@ def fbr_facts(source: Source, label: str, split: str, id: str, cell: tuple[int, 
     k, grid, size = int(maps["clusters"][cell]), maps["clusters"].shape, source.image(id).shape[:2]
     star = maps["stars"].get(k)
     near = {c: float(s[cell]) for c, s in maps["similarity"].items()}
-    return dict(seed=int(maps["seed"][cell]), query=bool(maps["queries"][cell]), cluster=k if k >= 0 else None,
-                star=star and tuple(int((a + .5) * m / n) for a, m, n in zip(star, size, grid)),
-                share=float((maps["clusters"] == k).sum() / max((maps["clusters"] >= 0).sum(), 1)) if k >= 0 else None,
-                similarity=dict(sorted(near.items(), key=lambda v: -v[1])))
+    return dict(
+        seed=int(maps["seed"][cell]),
+        query=bool(maps["queries"][cell]),
+        cluster=k if k >= 0 else None,
+        star=star and tuple(int((a + 0.5) * m / n) for a, m, n in zip(star, size, grid)),
+        share=float((maps["clusters"] == k).sum() / max((maps["clusters"] >= 0).sum(), 1))
+        if k >= 0
+        else None,
+        similarity=dict(sorted(near.items(), key=lambda v: -v[1])),
+    )
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #4ff7290b
 @torch.no_grad()
-def fpr_facts(source: Source, label: str, id: str, cell: tuple[int, int], seen: Seen) -> dict[int, dict[str, Any]]:
+def fpr_facts(
+    source: Source, label: str, id: str, cell: tuple[int, int], seen: Seen
+) -> dict[int, dict[str, Any]]:
     """FPR at a position, of each present class with prototypes of both kinds: Euclidean distance to the nearest `positive` and to
     the nearest `negative` that L_PR looks at, the `image` of that negative, and whether the position is `suppressed`."""
     pools, ids = term_of(source, label, "fpr").pools, source.data.ids(source.recipes[label].splits.train)
@@ -254,6 +336,10 @@ def fpr_facts(source: Source, label: str, id: str, cell: tuple[int, int], seen: 
     for c in (c for c in seen.classes if pools.ready[c]):
         source_image = int(pools.image[c, at[c, 0]]) if there[c].any() else -1
         k = found["classes"].tolist().index(c)
-        facts[c] = dict(positive=positive[c, 0].sqrt().item(), negative=negative[c, 0].sqrt().item(),
-                        image=ids[source_image] if source_image >= 0 else "", suppressed=bool(found["suppressed"][k][cell]))
+        facts[c] = dict(
+            positive=positive[c, 0].sqrt().item(),
+            negative=negative[c, 0].sqrt().item(),
+            image=ids[source_image] if source_image >= 0 else "",
+            suppressed=bool(found["suppressed"][k][cell]),
+        )
     return facts

@@ -39,13 +39,20 @@ from ...refine.chain import parse_chain
 from ...draw.grids import picture_grid
 
 # %% ../../../nbs/explore/cams/02_state.ipynb #9ed2ff30
-LAYERS = {"CAM": "", "seed mask": "", "image only": "",   # layer -> the term that runs must have for it
-          "FBR queries": "fbr", "FBR clusters": "fbr", "FPR suppressed": "fpr"}
+LAYERS = {
+    "CAM": "",
+    "seed mask": "",
+    "image only": "",  # layer -> the term that runs must have for it
+    "FBR queries": "fbr",
+    "FBR clusters": "fbr",
+    "FPR suppressed": "fpr",
+}
 MOST_RUNS = 4
 
 
 class ExplorerState(HasTraits):
     "What is looked at. Views show it and change it; nothing else holds state. A value that cannot be is a `TraitError` that says why."
+
     runs = Tuple(help="labels of 1 to 4 runs")
     split = Unicode()
     having = Unicode(help="a class that the images must have; '': any")
@@ -61,14 +68,16 @@ class ExplorerState(HasTraits):
     revision = Int(0, help="grows once after every change, when all is in line: watch this to draw")
     _depth = 0
 
-    def __init__(self, source: Source, **choices: Any):   # choices: traits to begin with
+    def __init__(self, source: Source, **choices: Any):  # choices: traits to begin with
         super().__init__()
         self.source = source
         if unknown := set(choices) - set(CHOICES):
             raise TraitError(f"There is no choice {min(unknown)!r}; there are: {', '.join(CHOICES)}.")
         split = next(iter(source.recipes.values())).splits.seeds
-        first = dict(runs=tuple(source.runs)[:MOST_RUNS], split=split if split in source.splits else source.splits[0])
-        for name in CHOICES:   # in their order, since later ones depend on earlier ones
+        first = dict(
+            runs=tuple(source.runs)[:MOST_RUNS], split=split if split in source.splits else source.splits[0]
+        )
+        for name in CHOICES:  # in their order, since later ones depend on earlier ones
             if name in choices or name in first:
                 setattr(self, name, (first | choices)[name])
 
@@ -124,7 +133,9 @@ class ExplorerState(HasTraits):
     @validate("split")
     def _split(self, proposal):
         if proposal["value"] not in self.source.splits:
-            raise TraitError(f"There is no split {proposal['value']!r}; there are: {', '.join(self.source.splits)}.")
+            raise TraitError(
+                f"There is no split {proposal['value']!r}; there are: {', '.join(self.source.splits)}."
+            )
         return proposal["value"]
 
     @validate("having")
@@ -149,7 +160,9 @@ class ExplorerState(HasTraits):
         chosen = [names.index(c) if c in names else c for c in proposal["value"]]
         if wrong := [c for c in chosen if c not in can]:
             name = names[wrong[0]] if wrong[0] in range(len(names)) else wrong[0]
-            raise TraitError(f"{self.image} has no CAM of {name}; it has: {', '.join(names[c] for c in can) or 'none'}.")
+            raise TraitError(
+                f"{self.image} has no CAM of {name}; it has: {', '.join(names[c] for c in can) or 'none'}."
+            )
         return tuple(sorted(set(map(int, chosen))))
 
     @validate("threshold", "opacity")
@@ -161,7 +174,9 @@ class ExplorerState(HasTraits):
     @validate("layer")
     def _layer(self, proposal):
         if proposal["value"] not in self.layers():
-            raise TraitError(f"None of the runs shown has {LAYERS[proposal['value']].upper()}, so there are no {proposal['value']}.")
+            raise TraitError(
+                f"None of the runs shown has {LAYERS[proposal['value']].upper()}, so there are no {proposal['value']}."
+            )
         return proposal["value"]
 
     @validate("refine")
@@ -177,7 +192,9 @@ class ExplorerState(HasTraits):
         if proposal["value"] is not None:
             size = self.source.image(self.image).shape[:2]
             if not all(0 <= at < n for at, n in zip(proposal["value"], size)):
-                raise TraitError(f"{proposal['value']} lies outside of the image, which has {size[0]} rows and {size[1]} columns.")
+                raise TraitError(
+                    f"{proposal['value']} lies outside of the image, which has {size[0]} rows and {size[1]} columns."
+                )
         return proposal["value"]
 
     @observe("runs")
@@ -203,22 +220,39 @@ class ExplorerState(HasTraits):
         self.classes = self.classes_at_first()
 
 
-CHOICES = ("runs", "split", "having", "order", "image", "classes", "threshold", "opacity", "contour", "layer", "refine", "pixel")
+CHOICES = (
+    "runs",
+    "split",
+    "having",
+    "order",
+    "image",
+    "classes",
+    "threshold",
+    "opacity",
+    "contour",
+    "layer",
+    "refine",
+    "pixel",
+)
 
 # %% ../../../nbs/explore/cams/02_state.ipynb #6ce87c76
 @dataclass(frozen=True)
 class Panel:
     "One picture of a view."
+
     title: str
-    rgb: ndarray   # uint8 [H, W, 3]
+    rgb: ndarray  # uint8 [H, W, 3]
     note: str = ""
-    ious: dict[int, float] | None = None   # of each class shown; None: no mask of a run, or no ground truth
-    about: str = ""                        # the part of the note on the layer
+    ious: dict[int, float] | None = None  # of each class shown; None: no mask of a run, or no ground truth
+    about: str = ""  # the part of the note on the layer
 
 
 def panels(source: Source, state: ExplorerState) -> list[Panel]:
     "The input, then what each run makes of it, and its refined mask where one is asked for."
-    return [input_panel(source, state), *(p for label in state.runs for p in run_panels(source, state, label))]
+    return [
+        input_panel(source, state),
+        *(p for label in state.runs for p in run_panels(source, state, label)),
+    ]
 
 
 def input_panel(source: Source, state: ExplorerState) -> Panel:
@@ -242,7 +276,10 @@ def run_panels(source: Source, state: ExplorerState, label: str) -> list[Panel]:
         rgb, about = layer_picture(source, label, state.split, state.image, state.layer, shown, state.opacity)
     else:
         rgb = outlined(heat(image, cams.cam[np.isin(cams.classes, shown)], state.opacity), seed, dashed=True)
-        about, places = "" if state.layer == "CAM" else f"no {LAYERS[state.layer].upper()}: CAM", cam_places(cams.classes, cams.cam, shown)
+        about, places = (
+            "" if state.layer == "CAM" else f"no {LAYERS[state.layer].upper()}: CAM",
+            cam_places(cams.classes, cams.cam, shown),
+        )
     note, ious = judged(source, state.image, seed, shown, cams.logits)
     found = [Panel(label, marked(source, state, rgb, places), joined(about, note), ious, about)]
     if state.refine:
@@ -259,7 +296,11 @@ def joined(*texts: str) -> str:
 
 
 def judged(
-    source: Source, id: str, mask: ndarray, shown: Sequence[int], logits: ndarray,
+    source: Source,
+    id: str,
+    mask: ndarray,
+    shown: Sequence[int],
+    logits: ndarray,
 ) -> tuple[str, dict[int, float] | None]:
     "IoU of each class shown, as text and as numbers; where there is no ground truth, the classifier's probability of it, and None."
     truth, names = source.truth(id), source.data.classes
@@ -270,8 +311,10 @@ def judged(
 
 
 def marked(
-    source: Source, state: ExplorerState, rgb: ndarray,
-    places: Mapping[int, tuple[int, int]] = MappingProxyType({}),   # label -> (y, x) of its name
+    source: Source,
+    state: ExplorerState,
+    rgb: ndarray,
+    places: Mapping[int, tuple[int, int]] = MappingProxyType({}),  # label -> (y, x) of its name
 ) -> ndarray:
     "A picture with the ground truth's outline, names of classes, and the pixel asked about."
     truth = source.truth(state.image)
@@ -288,9 +331,13 @@ def view(source: Source, **choices: Any) -> list[Panel]:
 
 def export_figure(shown: Sequence[Panel], title: str = "", note: str = "") -> Figure:
     "A view as a figure, which `viz.save_figure` writes as .png or .svg."
+
     def lines(text: str) -> str:
         return textwrap.fill(text, 40, break_on_hyphens=False)
-    return picture_grid([[(p.rgb, lines(p.note)) for p in shown]], [lines(p.title) for p in shown], title, note, cell=2.5)
+
+    return picture_grid(
+        [[(p.rgb, lines(p.note)) for p in shown]], [lines(p.title) for p in shown], title, note, cell=2.5
+    )
 
 
 def code_of(source: Source, state: ExplorerState) -> str:
@@ -298,11 +345,26 @@ def code_of(source: Source, state: ExplorerState) -> str:
     plain = ExplorerState(source, runs=state.runs, split=state.split, image=state.image)
     keys = [source.runs[label].key for label in state.runs]
     where = "" if source.data.name == source.recipes[state.runs[0]].data else f", data={source.data.name!r}"
-    lines = ["from wsss_nb.explore.source import Source", "from wsss_nb.explore.cams.state import export_figure, view", "",
-             f"source = Source.open({str(source.store.root)!r}, {keys}{where})"]
+    lines = [
+        "from wsss_nb.explore.source import Source",
+        "from wsss_nb.explore.cams.state import export_figure, view",
+        "",
+        f"source = Source.open({str(source.store.root)!r}, {keys}{where})",
+    ]
     if state.split == YOURS:
         asked = [source.data.classes[c] for c in source.tags(state.image)]
-        lines = ["from pathlib import Path", "", *lines, f"source.add({state.image!r}, Path({state.image!r}).read_bytes(), {asked})"]
+        lines = [
+            "from pathlib import Path",
+            "",
+            *lines,
+            f"source.add({state.image!r}, Path({state.image!r}).read_bytes(), {asked})",
+        ]
     said = dict(split=state.split, image=state.image, classes=[source.data.classes[c] for c in state.classes])
     said |= {k: v for k in CHOICES[6:] if (v := getattr(state, k)) != getattr(plain, k)}
-    return "\n".join([*lines, f"panels = view(source, {', '.join(f'{k}={v!r}' for k, v in said.items())})", "export_figure(panels)"])
+    return "\n".join(
+        [
+            *lines,
+            f"panels = view(source, {', '.join(f'{k}={v!r}' for k, v in said.items())})",
+            "export_figure(panels)",
+        ]
+    )

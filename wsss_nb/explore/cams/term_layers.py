@@ -21,7 +21,7 @@ from ...paper.figures.fpr import COLOURS
 from ...draw.pixels import CLUSTER_COLOURS, resize
 
 # %% ../../../nbs/explore/cams/01_term_layers.ipynb #286d4696
-def seamed(rgb: ndarray, index: ndarray) -> ndarray:   # uint8, [H, W, 3]; labels, [H, W]
+def seamed(rgb: ndarray, index: ndarray) -> ndarray:  # uint8, [H, W, 3]; labels, [H, W]
     "A thin dark line between all regions."
     line = np.zeros(index.shape, bool)
     line[:-1] |= index[1:] != index[:-1]
@@ -31,46 +31,60 @@ def seamed(rgb: ndarray, index: ndarray) -> ndarray:   # uint8, [H, W, 3]; label
     return out
 
 
-def starred(rgb: ndarray, at: dict[str, tuple[float, float]], star: bool = True) -> ndarray:   # text -> (y, x)
+def starred(rgb: ndarray, at: dict[str, tuple[float, float]], star: bool = True) -> ndarray:  # text -> (y, x)
     "Stars with a number beside them, or numbers alone."
     picture = Image.fromarray(rgb)
     draw, r = ImageDraw.Draw(picture), max(6, min(rgb.shape[:2]) / 34)
     for text, (y, x) in at.items():
         turn = np.arange(10) * np.pi / 5 - np.pi / 2
-        corners = [(x + s * np.cos(a), y + s * np.sin(a)) for a, s in zip(turn, [r, .45 * r] * 5)]
+        corners = [(x + s * np.cos(a), y + s * np.sin(a)) for a, s in zip(turn, [r, 0.45 * r] * 5)]
         if star:
             draw.polygon(corners, "white", "black", 1)
-        right = x + 3 * r < rgb.shape[1]   # room for the number
-        place, anchor = ((x + (r + 1 if right else -r - 1), y), "lm" if right else "rm") if star else ((x, y), "mm")
-        draw.text(place, text, "white", font(round(1.6 * r)), anchor=anchor, stroke_width=2, stroke_fill="black")
+        right = x + 3 * r < rgb.shape[1]  # room for the number
+        place, anchor = (
+            ((x + (r + 1 if right else -r - 1), y), "lm" if right else "rm") if star else ((x, y), "mm")
+        )
+        draw.text(
+            place, text, "white", font(round(1.6 * r)), anchor=anchor, stroke_width=2, stroke_fill="black"
+        )
     return np.array(picture)
 
 # %% ../../../nbs/explore/cams/01_term_layers.ipynb #45706138
-def queries_picture(image: ndarray, maps: dict[str, Any], opacity: float = .75) -> tuple[ndarray, str]:   # image: uint8, [H, W, 3]
+def queries_picture(
+    image: ndarray, maps: dict[str, Any], opacity: float = 0.75
+) -> tuple[ndarray, str]:  # image: uint8, [H, W, 3]
     "The seed's foreground (dashed outline) and in it the queries, orange; and what to say about it."
     size, inside = image.shape[:2], (maps["seed"] > 0) & (maps["seed"] != 255)
     index = resize(maps["queries"].astype(np.uint8), size, nearest=True)
-    rgb = mix(grey(image), index, mix_table([(0, 0, 0), [255 * v for v in to_rgb("#e69f00")]], np.array([0, opacity])))
+    rgb = mix(
+        grey(image),
+        index,
+        mix_table([(0, 0, 0), [255 * v for v in to_rgb("#e69f00")]], np.array([0, opacity])),
+    )
     rgb = outlined(rgb, resize(inside.astype(np.uint8), size, nearest=True), dashed=True)
     n = int(inside.sum())
-    return seamed(rgb, index), f"{int(maps['queries'].sum())} queries among {n} foreground positions" if n else "no foreground"
+    return seamed(
+        rgb, index
+    ), f"{int(maps['queries'].sum())} queries among {n} foreground positions" if n else "no foreground"
 
 # %% ../../../nbs/explore/cams/01_term_layers.ipynb #bce6045f
-def clusters_picture(image: ndarray, maps: dict[str, Any], opacity: float = .75) -> tuple[ndarray, str]:
+def clusters_picture(image: ndarray, maps: dict[str, Any], opacity: float = 0.75) -> tuple[ndarray, str]:
     "Background clusters in their colours with a numbered star at each NROI, the foreground as it is; and what to say about it."
     size, colours = image.shape[:2], np.array([to_rgb(k) for k in CLUSTER_COLOURS]) * 255
     index = resize((maps["clusters"] + 1).astype(np.uint8), size, nearest=True)
-    table = mix_table(np.concatenate([np.zeros((1, 3)), *[colours] * 16])[:256], np.append(0, np.full(255, .7 * opacity)))
+    table = mix_table(
+        np.concatenate([np.zeros((1, 3)), *[colours] * 16])[:256], np.append(0, np.full(255, 0.7 * opacity))
+    )
     rgb = seamed(mix(np.where(index[..., None] > 0, grey(image)[..., None], image), index, table), index)
     cell = np.array(size) / maps["clusters"].shape
-    at = {str(k + 1): ((r + .5) * cell[0], (c + .5) * cell[1]) for k, (r, c) in maps["stars"].items()}
+    at = {str(k + 1): ((r + 0.5) * cell[0], (c + 0.5) * cell[1]) for k, (r, c) in maps["stars"].items()}
     return starred(rgb, at), f"{len(at)} clusters, a star at the NROI of each" if at else "no background"
 
 # %% ../../../nbs/explore/cams/01_term_layers.ipynb #9fdc5178
 def suppressed_picture(
-    image: ndarray,                    # uint8, [H, W, 3]
-    maps: dict[str, dict[str, Any]],   # name of the class -> of `fpr_map`
-    opacity: float = .75,
+    image: ndarray,  # uint8, [H, W, 3]
+    maps: dict[str, dict[str, Any]],  # name of the class -> of `fpr_map`
+    opacity: float = 0.75,
 ) -> tuple[ndarray, str]:
     "Regions of the classes (dashed), suppressed pixels in the colours of the three negatives nearest to most (others white); what to say."
     size, used = image.shape[:2], {}
@@ -80,14 +94,31 @@ def suppressed_picture(
     top = sorted(used, key=lambda k: -used[k])[:3]
     index, region = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
     for name, m in maps.items():
-        place = np.select([m["negative"] == k for n, k in top if n == name], [1 + i for i, (n, _) in enumerate(top) if n == name], 4) \
-            if any(n == name for n, _ in top) else np.full(m["negative"].shape, 4)
-        index = np.maximum(index, resize(np.where(m["suppressed"], place, 0).astype(np.uint8), size, nearest=True))
+        place = (
+            np.select(
+                [m["negative"] == k for n, k in top if n == name],
+                [1 + i for i, (n, _) in enumerate(top) if n == name],
+                4,
+            )
+            if any(n == name for n, _ in top)
+            else np.full(m["negative"].shape, 4)
+        )
+        index = np.maximum(
+            index, resize(np.where(m["suppressed"], place, 0).astype(np.uint8), size, nearest=True)
+        )
         region |= resize(m["region"].astype(np.uint8), size, nearest=True)
     colours = np.array([to_rgb(k) for k in ("k", *COLOURS[:3], "w")]) * 255
-    rgb = seamed(outlined(mix(grey(image), index, mix_table(colours, np.array([0, *[opacity] * 4]))), region, dashed=True), index)
+    rgb = seamed(
+        outlined(
+            mix(grey(image), index, mix_table(colours, np.array([0, *[opacity] * 4]))), region, dashed=True
+        ),
+        index,
+    )
     rgb = starred(rgb, {str(i): p for i, p in region_centres(index).items() if i < 4}, star=False)
-    said = [suppressed_note(name, m, [(i + 1, k) for i, (n, k) in enumerate(top) if n == name]) for name, m in maps.items()]
+    said = [
+        suppressed_note(name, m, [(i + 1, k) for i, (n, k) in enumerate(top) if n == name])
+        for name, m in maps.items()
+    ]
     return rgb, "; ".join(said)
 
 # %% ../../../nbs/explore/cams/01_term_layers.ipynb #44cf5955
@@ -97,18 +128,26 @@ def suppressed_note(name: str, m: dict[str, Any], numbers: Sequence[tuple[int, i
         return f"{name}: no false positives found in training"
     share = m["suppressed"].sum() / max(m["region"].sum(), 1)
     like = ", ".join(f"{i}: {m['images'][k]}" for i, k in numbers)
-    return f"{name}: {100 * share:.0f} % of its region suppressed" + f"; nearest false positives {like}" * bool(like)
+    return (
+        f"{name}: {100 * share:.0f} % of its region suppressed"
+        + f"; nearest false positives {like}" * bool(like)
+    )
 
 # %% ../../../nbs/explore/cams/01_term_layers.ipynb #1b3b86d9
 def layer_picture(
-    source: Source, label: str, split: str, id: str,
-    layer: str,                    # 'FBR queries', 'FBR clusters', 'FPR suppressed'
-    shown: Sequence[int] = (),     # classes switched on
-    opacity: float = .75,
-) -> tuple[ndarray, str]:          # uint8, [H, W, 3]; what to say about it
+    source: Source,
+    label: str,
+    split: str,
+    id: str,
+    layer: str,  # 'FBR queries', 'FBR clusters', 'FPR suppressed'
+    shown: Sequence[int] = (),  # classes switched on
+    opacity: float = 0.75,
+) -> tuple[ndarray, str]:  # uint8, [H, W, 3]; what to say about it
     "The picture of a term's layer."
     image, names = source.image(id), source.data.classes
     if layer == "FPR suppressed":
-        return suppressed_picture(image, {names[c]: fpr_map(source, label, split, id, int(c)) for c in shown}, opacity)
+        return suppressed_picture(
+            image, {names[c]: fpr_map(source, label, split, id, int(c)) for c in shown}, opacity
+        )
     draw = {"FBR queries": queries_picture, "FBR clusters": clusters_picture}[layer]
     return draw(image, fbr_maps(source, label, split, id, shown), opacity)

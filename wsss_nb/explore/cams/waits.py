@@ -18,9 +18,10 @@ from .state import CHOICES, LAYERS, ExplorerState, run_panels
 @dataclass(frozen=True)
 class Piece:
     "Something to make for one run."
+
     label: str
-    kind: str                  # CAM, layer, refinement, pixel
-    key: Hashable              # the same for what is the same
+    kind: str  # CAM, layer, refinement, pixel
+    key: Hashable  # the same for what is the same
     title: str
     make: Callable[[], object]
 
@@ -37,15 +38,44 @@ def pieces(source: Source, look: SimpleNamespace) -> list[Piece]:
     for label in look.runs:
         term = LAYERS[look.layer] if LAYERS[look.layer] in source.recipes[label].terms else ""
         if not source.cam_file(label, *place).is_file():
-            found.append(Piece(label, "CAM", ("CAM", label, *place), f"CAM of {label}", lambda label=label: source.cams(label, *place)))
+            found.append(
+                Piece(
+                    label,
+                    "CAM",
+                    ("CAM", label, *place),
+                    f"CAM of {label}",
+                    lambda label=label: source.cams(label, *place),
+                )
+            )
         if term:
-            found.append(Piece(label, "layer", (look.layer, label, *place, look.classes), f"{look.layer} of {label}",
-                               lambda label=label: run_panels(source, plain, label)))
+            found.append(
+                Piece(
+                    label,
+                    "layer",
+                    (look.layer, label, *place, look.classes),
+                    f"{look.layer} of {label}",
+                    lambda label=label: run_panels(source, plain, label),
+                )
+            )
         if look.refine:
             threshold = source.threshold(label) if look.threshold is None else look.threshold
-            found.append(Piece(label, "refinement", ("refined", label, *place, look.refine, threshold), f"{look.refine} of {label}",
-                               lambda label=label, t=threshold: refined_mask(source, label, *place, look.refine, t)))
+            found.append(
+                Piece(
+                    label,
+                    "refinement",
+                    ("refined", label, *place, look.refine, threshold),
+                    f"{look.refine} of {label}",
+                    lambda label=label, t=threshold: refined_mask(source, label, *place, look.refine, t),
+                )
+            )
         if look.pixel:
-            found.append(Piece(label, "pixel", ("pixel", label, *place, look.classes), f"pixel of {label}",
-                               lambda label=label: pixel_facts(source, label, *place, *look.pixel, look.classes)))
+            found.append(
+                Piece(
+                    label,
+                    "pixel",
+                    ("pixel", label, *place, look.classes),
+                    f"pixel of {label}",
+                    lambda label=label: pixel_facts(source, label, *place, *look.pixel, look.classes),
+                )
+            )
     return found

@@ -17,10 +17,28 @@ from numpy import ndarray
 
 from ...features.embed import METHODS
 from ..widgets.compose import encode
-from .state import LAYERS, SAMPLED, MapState, heads_of, panel_rows, point_image, state_points
+from wsss_nb.explore.map.state import (
+    LAYERS,
+    SAMPLED,
+    MapState,
+    heads_of,
+    panel_rows,
+    point_image,
+    state_points,
+)
 from ..widgets.parts import Chips, Status, action, button, field, row, style_sheet, tie
 from ..picture import Picture
-from .points import COLOURINGS, Points, counts_html, describe, groups, nearest_point, selection_sheet, tile_at, twins
+from wsss_nb.explore.map.points import (
+    COLOURINGS,
+    Points,
+    counts_html,
+    describe,
+    groups,
+    nearest_point,
+    selection_sheet,
+    tile_at,
+    twins,
+)
 from ..scatter import Scatter
 from ..source import Source
 from ..widgets.work import Job, Work
@@ -28,41 +46,79 @@ from ..widgets.work import Job, Work
 # %% ../../../nbs/explore/map/02_app.ipynb #aef2df17
 class Controls(VBox):
     "Fields that show and change a `MapState`."
+
     def __init__(self, state: MapState, status: Status, draw):
-        source, names = state.source, {'last': "last map of the backbone"}
+        source, names = state.source, {"last": "last map of the backbone"}
         labels = list(source.runs)
-        self.state, self.status, self.button = state, status, button('Draw map', 'Sample pixels as chosen, and draw them', draw)
-        self.run = Dropdown(options=labels, value=state.runs[0], description='Run')
-        self.beside = Dropdown(options=[('–', ''), *((x, x) for x in labels)], value=(*state.runs, '')[1], description='Beside it')
-        split = Dropdown(options=[s for s, ids in source.data.splits.items() if ids], description='Split')
-        heads = Dropdown(options=[(names.get(h, h), h) for h in heads_of(source, state.runs)], description='Features')
-        amount = BoundedIntText(min=5, max=2000, step=10, description='Pixels per class')
-        method = Dropdown(options=[(m[0], k) for k, m in METHODS.items()], description='Map')
-        together = Dropdown(options=[('side by side', False), ('in one map', True)], description='Two runs')
-        colour = Dropdown(options=[(v, k) for k, v in COLOURINGS.items()], description='Colour by')
-        self.chips = Chips('Classes', self._choose, 'calc(100% - 100px)')   # beside the button
+        self.state, self.status, self.button = (
+            state,
+            status,
+            button("Draw map", "Sample pixels as chosen, and draw them", draw),
+        )
+        self.run = Dropdown(options=labels, value=state.runs[0], description="Run")
+        self.beside = Dropdown(
+            options=[("–", ""), *((x, x) for x in labels)],
+            value=(*state.runs, "")[1],
+            description="Beside it",
+        )
+        split = Dropdown(options=[s for s, ids in source.data.splits.items() if ids], description="Split")
+        heads = Dropdown(
+            options=[(names.get(h, h), h) for h in heads_of(source, state.runs)], description="Features"
+        )
+        amount = BoundedIntText(min=5, max=2000, step=10, description="Pixels per class")
+        method = Dropdown(options=[(m[0], k) for k, m in METHODS.items()], description="Map")
+        together = Dropdown(options=[("side by side", False), ("in one map", True)], description="Two runs")
+        colour = Dropdown(options=[(v, k) for k, v in COLOURINGS.items()], description="Colour by")
+        self.chips = Chips("Classes", self._choose, "calc(100% - 100px)")  # beside the button
         self.chips.show({c: c for c in source.data.classes}, state.classes)
-        for control, name in ((split, 'split'), (heads, 'projection'), (amount, 'per_class'), (method, 'method'), (together, 'together'),
-                              (colour, 'colour')): tie(control, state, name, status)
-        for w in (self.run, self.beside): w.observe(self._other_runs, 'value')
-        state.observe(lambda change: setattr(heads, 'options', [(names.get(h, h), h) for h in heads_of(source, state.runs)]), 'runs')
-        super().__init__([
-            row(field(self.run, '160px'), field(self.beside, '160px'), field(together, '110px', 'In one map the runs must share a space'),
-                field(split, '76px'), field(heads, '170px'), field(amount, '96px', 'Of objects, and as many of background'),
-                field(method, '80px', 'How features get into the plane'), field(colour, '170px')),
-            row(self.chips, self.button)])
+        for control, name in (
+            (split, "split"),
+            (heads, "projection"),
+            (amount, "per_class"),
+            (method, "method"),
+            (together, "together"),
+            (colour, "colour"),
+        ):
+            tie(control, state, name, status)
+        for w in (self.run, self.beside):
+            w.observe(self._other_runs, "value")
+        state.observe(
+            lambda change: setattr(
+                heads, "options", [(names.get(h, h), h) for h in heads_of(source, state.runs)]
+            ),
+            "runs",
+        )
+        super().__init__(
+            [
+                row(
+                    field(self.run, "160px"),
+                    field(self.beside, "160px"),
+                    field(together, "110px", "In one map the runs must share a space"),
+                    field(split, "76px"),
+                    field(heads, "170px"),
+                    field(amount, "96px", "Of objects, and as many of background"),
+                    field(method, "80px", "How features get into the plane"),
+                    field(colour, "170px"),
+                ),
+                row(self.chips, self.button),
+            ]
+        )
 
     @action
     def _choose(self, classes: tuple) -> None:
-        try: self.state.classes = classes
-        finally: self.chips.show({c: c for c in self.state.source.data.classes}, self.state.classes)   # the last one stays on
+        try:
+            self.state.classes = classes
+        finally:
+            self.chips.show(
+                {c: c for c in self.state.source.data.classes}, self.state.classes
+            )  # the last one stays on
 
     @action
     def _other_runs(self, change) -> None:
         self.state.runs = tuple(dict.fromkeys(r for r in (self.run.value, self.beside.value) if r))
 
 # %% ../../../nbs/explore/map/02_app.ipynb #a8a8283d
-CSS = '''
+CSS = """
 .wsss-beside { position: sticky; top: 0; align-self: flex-start; }
 .wsss-map .wsss-scatter .side { max-width: none; }
 .wsss-map .wsss-scatter .legend { flex-flow: row wrap; }
@@ -70,7 +126,7 @@ CSS = '''
 .wsss-counts { border-collapse: collapse; margin: 4px 16px 4px 0; font-size: 12px; font-variant-numeric: tabular-nums; }
 .wsss-counts :is(td, th) { padding: 1px 8px 1px 0; text-align: right; border: 0; }
 .wsss-counts th { font-weight: 400; vertical-align: bottom; max-width: 70px; white-space: normal; line-height: 15px; }
-'''   # one legend for all panels, below the first; what is switched off there is switched off in all
+"""  # one legend for all panels, below the first; what is switched off there is switched off in all
 
 
 class FeatureMap(VBox):
@@ -78,38 +134,53 @@ class FeatureMap(VBox):
 
     Point at a point, or pick it: its image with the pixel marked. Click on the image: its nearest point. Lasso: where these points lie.
     `selection` is the table of the points inside the lasso, `state` what is shown."""
+
     def __init__(
         self,
         source: Source,
-        wait: bool = False,      # draw before this returns, rather than in the background
-        **choices: Any,          # of `MapState`: runs, classes, method, colour, ...
+        wait: bool = False,  # draw before this returns, rather than in the background
+        **choices: Any,  # of `MapState`: runs, classes, method, colour, ...
     ):
         self.source, self.state, self.points, self.settling = source, MapState(source, **choices), None, False
         self.scatters, self.rows, self.drawn, self.tiles = [], [], (), []
         self.work = Work(self._show_job)
         self.status = Status([self.work.stop])
         self.controls = Controls(self.state, self.status, self.draw)
-        self.maps, self.image = HBox(layout={'flex_flow': 'row wrap', 'flex': '1 1 390px', 'min_width': '390px'}), Picture(width=336)
-        self.sheet = Picture(alt='images of the selected points')
-        self.text, self.table = HTML('Point at a point of the map to see its pixel.'), HTML()
-        layer = Dropdown(options=LAYERS, description='Image with')
-        outline, whole = (Checkbox(description=t, indent=False) for t in ('ground truth outlined', 'all points of this image stand out'))
-        for control, name in ((layer, 'layer'), (outline, 'outline'), (whole, 'whole')): tie(control, self.state, name, self.status)
-        self.side = VBox([field(layer, '130px'), self.image, self.text, outline, whole], layout={'width': '344px', 'flex': 'none'})
-        self.side.add_class('wsss-beside')
+        self.maps, self.image = (
+            HBox(layout={"flex_flow": "row wrap", "flex": "1 1 390px", "min_width": "390px"}),
+            Picture(width=336),
+        )
+        self.sheet = Picture(alt="images of the selected points")
+        self.text, self.table = HTML("Point at a point of the map to see its pixel."), HTML()
+        layer = Dropdown(options=LAYERS, description="Image with")
+        outline, whole = (
+            Checkbox(description=t, indent=False)
+            for t in ("ground truth outlined", "all points of this image stand out")
+        )
+        for control, name in ((layer, "layer"), (outline, "outline"), (whole, "whole")):
+            tie(control, self.state, name, self.status)
+        self.side = VBox(
+            [field(layer, "130px"), self.image, self.text, outline, whole],
+            layout={"width": "344px", "flex": "none"},
+        )
+        self.side.add_class("wsss-beside")
         css = HTML(style_sheet(CSS))
-        self.below = HBox([self.table, self.sheet], layout={'flex_flow': 'row wrap', 'align_items': 'flex-start'})
-        main = HBox([self.maps, self.side], layout={'overflow': 'visible'})   # a narrow page: map below map, the image beside them
-        super().__init__([css, self.controls, row(self.status, kind='status'), main, self.below])
-        self.add_class('wsss-app')
-        self.image.layout.display = self.sheet.layout.display = 'none'
-        self.image.observe(self._clicked, 'click')
-        self.sheet.observe(self._clicked_sheet, 'click')
-        self.state.observe(lambda change: self._settings(change.name), [*SAMPLED, 'method', 'together'])
-        self.state.observe(lambda change: self._recolour(), 'colour')
-        self.state.observe(lambda change: self._show_point(), ['picked', 'hovered', 'layer', 'outline'])
-        self.state.observe(lambda change: self._mark_points(), ['picked', 'selected', 'whole'])
-        self.state.observe(lambda change: self._show_selection(), 'selected')
+        self.below = HBox(
+            [self.table, self.sheet], layout={"flex_flow": "row wrap", "align_items": "flex-start"}
+        )
+        main = HBox(
+            [self.maps, self.side], layout={"overflow": "visible"}
+        )  # a narrow page: map below map, the image beside them
+        super().__init__([css, self.controls, row(self.status, kind="status"), main, self.below])
+        self.add_class("wsss-app")
+        self.image.layout.display = self.sheet.layout.display = "none"
+        self.image.observe(self._clicked, "click")
+        self.sheet.observe(self._clicked_sheet, "click")
+        self.state.observe(lambda change: self._settings(change.name), [*SAMPLED, "method", "together"])
+        self.state.observe(lambda change: self._recolour(), "colour")
+        self.state.observe(lambda change: self._show_point(), ["picked", "hovered", "layer", "outline"])
+        self.state.observe(lambda change: self._mark_points(), ["picked", "selected", "whole"])
+        self.state.observe(lambda change: self._show_selection(), "selected")
         self.draw(wait)
 
     @property
@@ -120,93 +191,137 @@ class FeatureMap(VBox):
     def draw(self, wait: bool = False) -> None:
         "Sample and flatten as the state says; in the background unless `wait`."
         self.wanted = self.state.sample()
-        if wait: return self._drawn(state_points(self.state))
+        if wait:
+            return self._drawn(state_points(self.state))
+
         def work(progress):
             job = self.work.job
-            def say(text): job.title = text; progress(0, 0)
+
+            def say(text):
+                job.title = text
+                progress(0, 0)
+
             return state_points(self.state, say, progress)
-        self.work.start('Drawing the map…', work, self._drawn, self.status.fail)
+
+        self.work.start("Drawing the map…", work, self._drawn, self.status.fail)
 
     def close(self) -> None:
         "Stop what is under way, and close all widgets."
         self.work.stop()
-        for w in (*self.scatters, self.image, self.sheet): w.close()
+        for w in (*self.scatters, self.image, self.sheet):
+            w.close()
         super().close()
 
-    def _show_job(self, job: Job | None) -> None: self.status.show(0, job)
+    def _show_job(self, job: Job | None) -> None:
+        self.status.show(0, job)
 
     @action
     def _settings(self, name: str) -> None:
-        if name in ('method', 'together') and self.state.sample() == self.drawn: self.draw()
-        elif self.state.sample() != self.drawn: self.status.say('The choices have changed: press “Draw map”.')
+        if name in ("method", "together") and self.state.sample() == self.drawn:
+            self.draw()
+        elif self.state.sample() != self.drawn:
+            self.status.say("The choices have changed: press “Draw map”.")
 
     def _drawn(self, points: Points) -> None:
         "Other points: nothing is picked or selected."
         self.points, self.drawn = points, self.wanted
-        self.state.set_trait('hovered', -1); self.state.picked, self.state.selected = -1, ()
+        self.state.set_trait("hovered", -1)
+        self.state.picked, self.state.selected = -1, ()
         panels = panel_rows(points)
-        for s in self.scatters: s.close()
+        for s in self.scatters:
+            s.close()
         two, self.rows = len(panels) > 1, list(panels.values())
         wide, high = (376, 376) if two else (600, 470)
-        self.scatters = [Scatter(title=f'{points.method} of {label}', width=wide, height=high) for label in panels]
-        titles = [HTML(f'<b>{label}</b>' + (f' · overlap {100 * points.overlap[label]:.0f} %' if label in points.overlap else ''))
-                  for label in panels]
-        self.maps.children = [VBox([t, s], layout={'width': '390px' if two else '100%'}) for t, s in zip(titles, self.scatters)]
-        for box in self.maps.children[:9 * two]: box.add_class('wsss-map')
+        self.scatters = [
+            Scatter(title=f"{points.method} of {label}", width=wide, height=high) for label in panels
+        ]
+        titles = [
+            HTML(
+                f"<b>{label}</b>"
+                + (f" · overlap {100 * points.overlap[label]:.0f} %" if label in points.overlap else "")
+            )
+            for label in panels
+        ]
+        self.maps.children = [
+            VBox([t, s], layout={"width": "390px" if two else "100%"}) for t, s in zip(titles, self.scatters)
+        ]
+        for box in self.maps.children[: 9 * two]:
+            box.add_class("wsss-map")
         for s, rows in zip(self.scatters, self.rows):
-            s.observe(lambda change, rows=rows: self._from_scatter('picked', rows, change.new), 'picked')
-            s.observe(lambda change, rows=rows: self._from_scatter('hovered', rows, change.new), 'hover')
-            s.observe(lambda change, rows=rows, s=s: self._lassoed(rows[s.selection]), 'selected')
-            s.observe(lambda change: self._hide(change.new), 'hidden')
+            s.observe(lambda change, rows=rows: self._from_scatter("picked", rows, change.new), "picked")
+            s.observe(lambda change, rows=rows: self._from_scatter("hovered", rows, change.new), "hover")
+            s.observe(lambda change, rows=rows, s=s: self._lassoed(rows[s.selection]), "selected")
+            s.observe(lambda change: self._hide(change.new), "hidden")
         self._recolour()
-        self.status.say(f'{points.method} of {len(self.rows[0]):,} pixels of {points.table.image.nunique()} images ({points.split}); '
-                        'axes have no unit. Overlap: of the 15 nearest pixels of other images, in the original space, the share on the '
-                        'other side: background for an object, object for background (chance 50 %). ' + ' '.join(points.notes))
+        self.status.say(
+            f"{points.method} of {len(self.rows[0]):,} pixels of {points.table.image.nunique()} images ({points.split}); "
+            "axes have no unit. Overlap: of the 15 nearest pixels of other images, in the original space, the share on the "
+            "other side: background for an object, object for background (chance 50 %). "
+            + " ".join(points.notes)
+        )
 
     @contextmanager
     def _settled(self) -> Iterator[None]:
         "What maps say meanwhile comes from here, not from the browser."
         self.settling = True
-        try: yield
-        finally: self.settling = False
+        try:
+            yield
+        finally:
+            self.settling = False
 
     @action
     def _recolour(self) -> None:
         "The same points in other colours; what is picked and selected stays."
-        if self.points is None: return
+        if self.points is None:
+            return
         legend, group = groups(self.points.table, self.state.colour, self.source.data.classes)
         palette = list(dict.fromkeys(g.colour for g in legend))
-        colour, marker = np.array([palette.index(g.colour) for g in legend]), np.array([g.marker for g in legend])
+        colour, marker = (
+            np.array([palette.index(g.colour) for g in legend]),
+            np.array([g.marker for g in legend]),
+        )
         with self._settled():
             for s, rows in zip(self.scatters, self.rows):
-                s.show(self.points.xy[rows], colour[group[rows]], marker[group[rows]], palette,
-                       [(g.text, palette.index(g.colour), g.marker) for g in legend])
+                s.show(
+                    self.points.xy[rows],
+                    colour[group[rows]],
+                    marker[group[rows]],
+                    palette,
+                    [(g.text, palette.index(g.colour), g.marker) for g in legend],
+                )
         self._mark_points()
 
     @action
     def _from_scatter(self, name: str, rows: ndarray, i: int) -> None:
-        if not self.settling: setattr(self.state, name, int(rows[i]) if i >= 0 else -1)
+        if not self.settling:
+            setattr(self.state, name, int(rows[i]) if i >= 0 else -1)
 
     @action
     def _lassoed(self, rows: ndarray) -> None:
-        if not self.settling: self.state.selected = tuple(rows.tolist())
+        if not self.settling:
+            self.state.selected = tuple(rows.tolist())
 
     @action
     def _hide(self, entries: list[int]) -> None:
-        for s in self.scatters: s.hidden = entries
+        for s in self.scatters:
+            s.hidden = entries
 
     @action
     def _mark_points(self) -> None:
         "Show in every panel what is picked, selected, and of the picked point's image."
-        if self.points is None: return
+        if self.points is None:
+            return
         table, state = self.points.table, self.state
         same = twins(table, [state.picked] if state.picked >= 0 else [])
-        chosen, image = twins(table, state.selected), table.image.iloc[state.picked] if state.picked >= 0 and state.whole else None
+        chosen, image = (
+            twins(table, state.selected),
+            table.image.iloc[state.picked] if state.picked >= 0 and state.whole else None,
+        )
         with self._settled():
             for s, rows in zip(self.scatters, self.rows):
                 mine = [state.picked] if state.picked in rows else same
                 s.picked = next(iter(np.flatnonzero(np.isin(rows, mine)).tolist()), -1)
-                s.selected = np.flatnonzero(np.isin(rows, chosen)).astype('<u4').tobytes()
+                s.selected = np.flatnonzero(np.isin(rows, chosen)).astype("<u4").tobytes()
                 s.highlight(np.flatnonzero((table.image == image).to_numpy()[rows]) if image else ())
 
     @property
@@ -217,50 +332,61 @@ class FeatureMap(VBox):
     @action
     def _show_point(self) -> None:
         if (at := self.shown) < 0:
-            self.image.layout.display, self.text.value = 'none', 'Point at a point of the map to see its pixel.'
+            self.image.layout.display, self.text.value = (
+                "none",
+                "Point at a point of the map to see its pixel.",
+            )
             return
         p = self.points.table.iloc[at]
         said = describe(p, self.source.threshold(p.run))
-        self.text.value = said.replace(' · ', '<br>')
+        self.text.value = said.replace(" · ", "<br>")
         with hidden_if_wrong(self.image):
-            self.image.data = encode(point_image(self.source, self.points, at, self.state.layer, self.state.outline))
+            self.image.data = encode(
+                point_image(self.source, self.points, at, self.state.layer, self.state.outline)
+            )
         self.image.cross, self.image.alt = [int(p.y), int(p.x)], said
 
     @action
     def _clicked(self, change) -> None:
         "A click on the image picks its nearest point, of the run that is shown."
-        if self.shown < 0: return   # a click on its way while another map is drawn
+        if self.shown < 0:
+            return  # a click on its way while another map is drawn
         p = self.points.table.iloc[self.shown]
         self._pick(p.image, *change.new[:2], p.run)
 
     @action
     def _clicked_sheet(self, change) -> None:
-        if hit := tile_at(self.tiles, *change.new[:2]): self._pick(*hit, None, self.state.selected)
+        if hit := tile_at(self.tiles, *change.new[:2]):
+            self._pick(*hit, None, self.state.selected)
 
     def _pick(self, image: str, y: int, x: int, run: str | None, among: Sequence[int] | None = None) -> None:
         rows = np.arange(len(self.points)) if among is None else np.array(among, int)
-        if run: rows = rows[(self.points.table.run == run).to_numpy()[rows]]
+        if run:
+            rows = rows[(self.points.table.run == run).to_numpy()[rows]]
         found = nearest_point(self.points.table.iloc[rows], image, y, x)
-        if found is not None: self.state.picked = int(rows[found])
+        if found is not None:
+            self.state.picked = int(rows[found])
 
     @action
     def _show_selection(self) -> None:
         chosen = self.points.table.iloc[list(self.state.selected)] if self.state.selected else None
         if chosen is None:
-            self.sheet.layout.display, self.table.value = 'none', ''
+            self.sheet.layout.display, self.table.value = "none", ""
             return
-        self.table.value = counts_html(chosen)   # they are there without the images too
+        self.table.value = counts_html(chosen)  # they are there without the images too
         with hidden_if_wrong(self.sheet):
             picture, self.tiles, rest = selection_sheet(chosen, self.source.image, 15, 5, 132)
             self.sheet.data = encode(picture)
-        if rest: self.table.value += f'<div>{rest} more images are not shown.</div>'
+        if rest:
+            self.table.value += f"<div>{rest} more images are not shown.</div>"
 
 
 @contextmanager
 def hidden_if_wrong(picture: Picture) -> Iterator[None]:
     "Shown when what is drawn inside is drawn; hidden by an error: it would be another one's."
-    try: yield
+    try:
+        yield
     except Exception:
-        picture.layout.display = 'none'
+        picture.layout.display = "none"
         raise
-    picture.layout.display = ''
+    picture.layout.display = ""

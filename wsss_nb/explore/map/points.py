@@ -29,53 +29,65 @@ from ...refine.chain import run_threshold
 from ...run.store import Run
 
 # %% ../../../nbs/explore/map/00_points.ipynb #450d3e0d
-VERDICTS = ('true positive', 'false positive', 'missed object', 'true background')   # of the seed, at one pixel
+VERDICTS = (
+    "true positive",
+    "false positive",
+    "missed object",
+    "true background",
+)  # of the seed, at one pixel
 
 
 def verdicts(
-    truth: ndarray,      # 0 background, class + 1, [N]
-    scores: ndarray,     # CAM of every class, 0 for those the image has not, [N, C]
-    threshold: float,    # the run's
-) -> tuple[ndarray, ndarray]:   # what the seed says (0 background, class + 1) [N]; index into VERDICTS [N]
+    truth: ndarray,  # 0 background, class + 1, [N]
+    scores: ndarray,  # CAM of every class, 0 for those the image has not, [N, C]
+    threshold: float,  # the run's
+) -> tuple[ndarray, ndarray]:  # what the seed says (0 background, class + 1) [N]; index into VERDICTS [N]
     "What the seed says at each pixel, and whether that is so."
     seed = np.where(scores.max(1) > np.float32(threshold), scores.argmax(1) + 1, 0)
     return seed, np.select([(seed > 0) & (seed == truth), seed > 0, truth > 0], [0, 1, 2], 3)
 
 # %% ../../../nbs/explore/map/00_points.ipynb #30adff7a
-def evaluated_scores(run: Run, split: str, f: PixelFeatures) -> tuple[ndarray, int]:   # [N, C]; images without a cached CAM
+def evaluated_scores(
+    run: Run, split: str, f: PixelFeatures
+) -> tuple[ndarray, int]:  # [N, C]; images without a cached CAM
     "The CAM of every class at the sampled pixels as it was evaluated, where it is cached."
     scores, bare = f.scores.copy(), 0
-    for id, rows in f.table.groupby('image', sort=False).indices.items():
+    for id, rows in f.table.groupby("image", sort=False).indices.items():
         if not (file := cam_path(run.path, split, id)).is_file():
             bare += 1
             continue
         cached = load_cam(file)
         scores[rows] = 0
-        scores[rows[:, None], cached.classes] = cached.full().numpy()[:, f.table.y.to_numpy()[rows], f.table.x.to_numpy()[rows]].T
+        scores[rows[:, None], cached.classes] = (
+            cached.full().numpy()[:, f.table.y.to_numpy()[rows], f.table.x.to_numpy()[rows]].T
+        )
     return scores, bare
 
 
 def judged(run: Run, f: PixelFeatures) -> tuple[pd.DataFrame, int]:
     "The table of a sample with `seed` (class or '') and `verdict` ('' where labels are the seed itself); images without a cached CAM."
-    classes, table = f.about['classes'], f.table.copy()
-    scores, bare = evaluated_scores(run, f.about['split'], f)
-    truth = np.where(table.foreground, table['class'].map(classes.index) + 1, 0)
+    classes, table = f.about["classes"], f.table.copy()
+    scores, bare = evaluated_scores(run, f.about["split"], f)
+    truth = np.where(table.foreground, table["class"].map(classes.index) + 1, 0)
     seed, verdict = verdicts(truth, scores, run_threshold(run)[0])
-    table['seed'] = np.array(['', *classes], object)[seed]
-    table['score'] = np.where(seed > 0, scores.max(1), scores[np.arange(len(scores)), table['class'].map(classes.index)])
-    table['verdict'] = np.array(VERDICTS, object)[verdict] if 'mask' in f.about['labels'] else ''
+    table["seed"] = np.array(["", *classes], object)[seed]
+    table["score"] = np.where(
+        seed > 0, scores.max(1), scores[np.arange(len(scores)), table["class"].map(classes.index)]
+    )
+    table["verdict"] = np.array(VERDICTS, object)[verdict] if "mask" in f.about["labels"] else ""
     return table, bare
 
 # %% ../../../nbs/explore/map/00_points.ipynb #d89b8f4f
 @dataclass
 class Points:
     "Pixels of one run or several in the plane, and what is known of each."
-    xy: ndarray          # float32 [N, 2]
+
+    xy: ndarray  # float32 [N, 2]
     table: pd.DataFrame  # run, image, y, x (pixels), class, context, foreground, seed, score, verdict; N rows
-    method: str          # t-SNE, UMAP, PCA
+    method: str  # t-SNE, UMAP, PCA
     split: str
-    together: bool       # one map for all runs
-    overlap: dict[str, float] = field(default_factory=dict)   # of each run, in the original space
+    together: bool  # one map for all runs
+    overlap: dict[str, float] = field(default_factory=dict)  # of each run, in the original space
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -83,146 +95,206 @@ class Points:
 
 
 def map_points(
-    runs: Mapping[str, Run],        # label -> run
+    runs: Mapping[str, Run],  # label -> run
     data: WsssData,
     sampling: Sampling,
-    split: str = '',                # default: the one whose seeds were evaluated
-    method: str = 'tsne',           # tsne, umap, pca
+    split: str = "",  # default: the one whose seeds were evaluated
+    method: str = "tsne",  # tsne, umap, pca
     together: bool = False,
-    device: str = 'auto',
-    say: Callable[[str], None] = lambda text: None,   # told what is being done
-    progress: Callable[[int, int], None] | None = None,   # (images done, of), while features are taken
+    device: str = "auto",
+    say: Callable[[str], None] = lambda text: None,  # told what is being done
+    progress: Callable[[int, int], None] | None = None,  # (images done, of), while features are taken
 ) -> Points:
     "Sample, judge and flatten; features and embeddings are kept in the runs' folders."
     features, tables, notes, overlap = {}, [], [], {}
     for n, (label, run) in enumerate(runs.items()):
-        say(f'Features of {label} ({n + 1} of {len(runs)}): reading, or taking them from the images…')
+        say(f"Features of {label} ({n + 1} of {len(runs)}): reading, or taking them from the images…")
         features[label] = f = run_features(run, data, sampling, split, device=device, progress=progress)
         table, bare = judged(run, f)
         tables.append(table.assign(run=label))
         overlap[label] = float(ground_scores(f).overlap.mean())
         if bare:
-            notes.append(f'{label}: {bare} of {table.image.nunique()} images have no cached CAM: their pixels are judged at one scale.')
+            notes.append(
+                f"{label}: {bare} of {table.image.nunique()} images have no cached CAM: their pixels are judged at one scale."
+            )
     x = [f.x for f in features.values()]
     if together and len({v.shape[1] for v in x}) > 1:
-        raise UserError('These runs have features of different size.', 'Show them side by side.')
-    if 'mask' not in f.about['labels']: notes.append('No ground truth: object and background are those of the seed.')
+        raise UserError("These runs have features of different size.", "Show them side by side.")
+    if "mask" not in f.about["labels"]:
+        notes.append("No ground truth: object and background are those of the seed.")
     caches = [feature_cache(run, None) for run in runs.values()]
-    say(f'{METHODS[method][0] if method in METHODS else method} of {sum(map(len, x)):,} points…')
-    xy = ([embed(np.concatenate(x), method, cache=caches[0])] if together else [embed(v, method, cache=c) for v, c in zip(x, caches)])
-    return Points(np.concatenate(xy), pd.concat(tables, ignore_index=True), METHODS[method][0], f.about['split'], together,
-                  overlap, notes)
+    say(f"{METHODS[method][0] if method in METHODS else method} of {sum(map(len, x)):,} points…")
+    xy = (
+        [embed(np.concatenate(x), method, cache=caches[0])]
+        if together
+        else [embed(v, method, cache=c) for v, c in zip(x, caches)]
+    )
+    return Points(
+        np.concatenate(xy),
+        pd.concat(tables, ignore_index=True),
+        METHODS[method][0],
+        f.about["split"],
+        together,
+        overlap,
+        notes,
+    )
 
 # %% ../../../nbs/explore/map/00_points.ipynb #c3a83bb0
-GREY = '#9a9a9a'
-COLOURINGS = {'class': 'class', 'ground': 'object or background', 'context': 'context', 'run': 'run', 'verdict': 'true or false positive'}
+GREY = "#9a9a9a"
+COLOURINGS = {
+    "class": "class",
+    "ground": "object or background",
+    "context": "context",
+    "run": "run",
+    "verdict": "true or false positive",
+}
 
 
 class Legend(NamedTuple):
     "One group of points."
+
     text: str
-    colour: str    # #rrggbb
-    marker: int    # index into MARKERS
+    colour: str  # #rrggbb
+    marker: int  # index into MARKERS
 
 
-def groups(table: pd.DataFrame, by: str, classes: Sequence[str]) -> tuple[list[Legend], ndarray]:   # legend; group of each row [N]
+def groups(
+    table: pd.DataFrame, by: str, classes: Sequence[str]
+) -> tuple[list[Legend], ndarray]:  # legend; group of each row [N]
     "The groups of a colouring, in their order, and the group of each point."
-    if by not in COLOURINGS: raise UserError(f'No colouring {by!r}.', f'There are: {", ".join(COLOURINGS)}.')
-    objects, cross = table.foreground, MARKERS.index('cross')
-    classes = [c for c in classes if (table['class'] == c).any()]
+    if by not in COLOURINGS:
+        raise UserError(f"No colouring {by!r}.", f"There are: {', '.join(COLOURINGS)}.")
+    objects, cross = table.foreground, MARKERS.index("cross")
+    classes = [c for c in classes if (table["class"] == c).any()]
     hue = [CLASS_COLOURS[i % len(CLASS_COLOURS)] for i in range(max(len(table), 99))]
-    if by == 'class':
-        names = table['class'].where(objects, 'background')
-        look = [*((c, hue[i], i % 6) for i, c in enumerate(classes)), ('background', GREY, cross)]
-    elif by == 'ground':
-        names = table['class'].where(objects, 'around ' + table['class'])
-        look = [g for i, c in enumerate(classes) for g in ((c, hue[i], i // 8 % 6), (f'around {c}', hue[i], cross))]
-    elif by == 'context':
-        names = table.context.where(table.context != '', 'other background').where(~objects, 'object')
+    if by == "class":
+        names = table["class"].where(objects, "background")
+        look = [*((c, hue[i], i % 6) for i, c in enumerate(classes)), ("background", GREY, cross)]
+    elif by == "ground":
+        names = table["class"].where(objects, "around " + table["class"])
+        look = [
+            g
+            for i, c in enumerate(classes)
+            for g in ((c, hue[i], i // 8 % 6), (f"around {c}", hue[i], cross))
+        ]
+    elif by == "context":
+        names = table.context.where(table.context != "", "other background").where(~objects, "object")
         found = [c for c in dict.fromkeys(table.context) if c]
-        look = [('object', GREY, 0), *((c, hue[i], 1 + i % 6) for i, c in enumerate(found)), ('other background', '#555555', cross)]
-    elif by == 'run':
+        look = [
+            ("object", GREY, 0),
+            *((c, hue[i], 1 + i % 6) for i, c in enumerate(found)),
+            ("other background", "#555555", cross),
+        ]
+    elif by == "run":
         names = table.run
-        look = [(r, hue[(1 - i) % 2 if i < 2 else i], (0, 2, 1, 3)[i % 4]) for i, r in enumerate(dict.fromkeys(table.run))]
+        look = [
+            (r, hue[(1 - i) % 2 if i < 2 else i], (0, 2, 1, 3)[i % 4])
+            for i, r in enumerate(dict.fromkeys(table.run))
+        ]
     else:
-        names = table.verdict.where(table.verdict != '', 'no ground truth')
-        look = [*zip(VERDICTS, ('#0072b2', '#d55e00', '#e69f00', GREY), (0, cross, 2, 1)), ('no ground truth', GREY, 0)]
+        names = table.verdict.where(table.verdict != "", "no ground truth")
+        look = [
+            *zip(VERDICTS, ("#0072b2", "#d55e00", "#e69f00", GREY), (0, cross, 2, 1)),
+            ("no ground truth", GREY, 0),
+        ]
     legend = [Legend(*g) for g in look if (names == g[0]).any()]
     return legend, names.map({g.text: i for i, g in enumerate(legend)}).to_numpy(np.uint8)
 
 # %% ../../../nbs/explore/map/00_points.ipynb #8aba0bb4
-def counts(table: pd.DataFrame) -> pd.DataFrame:   # rows: classes, and 'all' where there are several; columns: object, background, verdicts
+def counts(
+    table: pd.DataFrame,
+) -> pd.DataFrame:  # rows: classes, and 'all' where there are several; columns: object, background, verdicts
     "How many of these points are of which class, and what the seed makes of them."
     rows = {}
-    for name, t in [*table.groupby('class', sort=False), ('all', table)]:
-        rows[name] = {'object': int(t.foreground.sum()), 'background': int((~t.foreground).sum())} | (
-            {v: int((t.verdict == v).sum()) for v in VERDICTS} if (table.verdict != '').any() else {})
-    out = pd.DataFrame.from_dict(rows, orient='index').rename_axis('class')
-    return out.drop(index='all') if len(out) == 2 else out
+    for name, t in [*table.groupby("class", sort=False), ("all", table)]:
+        rows[name] = {"object": int(t.foreground.sum()), "background": int((~t.foreground).sum())} | (
+            {v: int((t.verdict == v).sum()) for v in VERDICTS} if (table.verdict != "").any() else {}
+        )
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("class")
+    return out.drop(index="all") if len(out) == 2 else out
 
 
 def counts_html(table: pd.DataFrame) -> str:
     "A selection in words and numbers, for the page."
-    if not len(table): return 'Nothing is selected.'
-    runs, contexts = table.run.value_counts(), table.context[table.context != ''].value_counts()
-    lines = [f'<b>{len(table):,} points of {table.image.nunique()} images</b>']
-    if len(runs) > 1: lines.append('Runs: ' + ', '.join(f'{k} {v}' for k, v in runs.items()))
-    if len(contexts): lines.append('Contexts: ' + ', '.join(f'{html.escape(k)} {v}' for k, v in contexts.items()))
-    return '<br>'.join(lines) + counts(table).rename_axis(None).to_html(border=0, classes='wsss-counts')
+    if not len(table):
+        return "Nothing is selected."
+    runs, contexts = table.run.value_counts(), table.context[table.context != ""].value_counts()
+    lines = [f"<b>{len(table):,} points of {table.image.nunique()} images</b>"]
+    if len(runs) > 1:
+        lines.append("Runs: " + ", ".join(f"{k} {v}" for k, v in runs.items()))
+    if len(contexts):
+        lines.append("Contexts: " + ", ".join(f"{html.escape(k)} {v}" for k, v in contexts.items()))
+    return "<br>".join(lines) + counts(table).rename_axis(None).to_html(border=0, classes="wsss-counts")
 
 # %% ../../../nbs/explore/map/00_points.ipynb #763fd074
-def nearest_point(table: pd.DataFrame, image: str, y: float, x: float) -> int | None:   # row
+def nearest_point(table: pd.DataFrame, image: str, y: float, x: float) -> int | None:  # row
     "The point of an image that lies nearest to a place on it (pixels)."
     rows = np.flatnonzero(table.image.to_numpy() == image)
-    if not len(rows): return None
-    far = (table.y.to_numpy()[rows] - y)**2 + (table.x.to_numpy()[rows] - x)**2
+    if not len(rows):
+        return None
+    far = (table.y.to_numpy()[rows] - y) ** 2 + (table.x.to_numpy()[rows] - x) ** 2
     return int(rows[far.argmin()])
 
 
-def twins(table: pd.DataFrame, rows) -> ndarray:   # rows
+def twins(table: pd.DataFrame, rows) -> ndarray:  # rows
     "All points at the same pixels: those of the other runs too."
-    where = pd.MultiIndex.from_frame(table[['image', 'y', 'x']])
+    where = pd.MultiIndex.from_frame(table[["image", "y", "x"]])
     return np.flatnonzero(where.isin(where[np.asarray(rows, int)]))
 
 
 def describe(row: pd.Series, threshold: float) -> str:
     "One point in words."
-    where = f"{row['class']}" if row.foreground else f"background of {row['class']}" + f" ({row.context})" * bool(row.context)
-    seed = f"seed: {row.seed or 'background'} (CAM {row.score:.2f} {'>' if row.seed else '≤'} {threshold:.2f})"
-    return f"{row.image} · row {row.y}, column {row.x} · {where} · {seed}" + f" · {row.verdict}" * bool(row.verdict)
+    where = (
+        f"{row['class']}"
+        if row.foreground
+        else f"background of {row['class']}" + f" ({row.context})" * bool(row.context)
+    )
+    seed = (
+        f"seed: {row.seed or 'background'} (CAM {row.score:.2f} {'>' if row.seed else '≤'} {threshold:.2f})"
+    )
+    return f"{row.image} · row {row.y}, column {row.x} · {where} · {seed}" + f" · {row.verdict}" * bool(
+        row.verdict
+    )
 
 # %% ../../../nbs/explore/map/00_points.ipynb #e5bc46a0
-def mark(rgb: ndarray, places: Sequence[tuple[float, float]], crosses: Sequence[bool] = (), radius: float | None = None) -> ndarray:
+def mark(
+    rgb: ndarray,
+    places: Sequence[tuple[float, float]],
+    crosses: Sequence[bool] = (),
+    radius: float | None = None,
+) -> ndarray:
     "Ring (or cross) at each (row, column): white on black, which shows on any ground."
     picture = Image.fromarray(rgb)
-    draw, r = ImageDraw.Draw(picture), radius or max(3., min(rgb.shape[:2]) / 40)
+    draw, r = ImageDraw.Draw(picture), radius or max(3.0, min(rgb.shape[:2]) / 40)
     for i, (y, x) in enumerate(places):
-        for width, colour in ((r, 'black'), (r / 2, 'white')):
+        for width, colour in ((r, "black"), (r / 2, "white")):
             w = max(1, round(width))
             if len(crosses) and crosses[i]:
                 draw.line([x - r, y - r, x + r, y + r], colour, w)
                 draw.line([x - r, y + r, x + r, y - r], colour, w)
-            else: draw.ellipse([x - r, y - r, x + r, y + r], outline=colour, width=w)
+            else:
+                draw.ellipse([x - r, y - r, x + r, y + r], outline=colour, width=w)
     return np.asarray(picture)
 
 
 class Tile(NamedTuple):
     "An image on a sheet."
+
     image: str
     top: int
     left: int
-    scale: float           # sheet pixels of an image pixel
+    scale: float  # sheet pixels of an image pixel
     size: tuple[int, int]  # on the sheet
 
 
 def sheet(
-    images: Mapping[str, ndarray],                          # id -> uint8 [H, W, 3]
-    places: Mapping[str, Sequence[tuple[int, int]]],        # id -> (row, column) of the points
-    crosses: Mapping[str, Sequence[bool]] | None = None,    # id -> which get a cross
+    images: Mapping[str, ndarray],  # id -> uint8 [H, W, 3]
+    places: Mapping[str, Sequence[tuple[int, int]]],  # id -> (row, column) of the points
+    crosses: Mapping[str, Sequence[bool]] | None = None,  # id -> which get a cross
     captions: Mapping[str, str] | None = None,
     columns: int = 6,
-    side: int = 150,                                        # pixels of a tile
-) -> tuple[ndarray, list[Tile]]:                            # uint8 [H, W, 3], where each image lies
+    side: int = 150,  # pixels of a tile
+) -> tuple[ndarray, list[Tile]]:  # uint8 [H, W, 3], where each image lies
     "Images in rows, with their points marked and a caption below each."
     text = 18
     rows, columns = -(-len(images) // columns), min(columns, len(images))
@@ -233,12 +305,14 @@ def sheet(
         k = side / max(rgb.shape[:2])
         size = (max(1, round(rgb.shape[0] * k)), max(1, round(rgb.shape[1] * k)))
         small = np.asarray(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=2))
-        at = [((y + .5) * k, (x + .5) * k) for y, x in places[id]]
-        paper[top:top + size[0], left:left + size[1]] = mark(small, at, (crosses or {}).get(id, ()), 4)
+        at = [((y + 0.5) * k, (x + 0.5) * k) for y, x in places[id]]
+        paper[top : top + size[0], left : left + size[1]] = mark(small, at, (crosses or {}).get(id, ()), 4)
         tiles.append(Tile(id, top, left, k, size))
     picture = Image.fromarray(paper)
     for t in tiles:
-        ImageDraw.Draw(picture).text((t.left + 1, t.top + t.size[0] + 2), (captions or {}).get(t.image, ''), 'black', font)
+        ImageDraw.Draw(picture).text(
+            (t.left + 1, t.top + t.size[0] + 2), (captions or {}).get(t.image, ""), "black", font
+        )
     return np.asarray(picture), tiles
 
 
@@ -251,19 +325,27 @@ def tile_at(tiles: Sequence[Tile], y: float, x: float) -> tuple[str, int, int] |
 
 # %% ../../../nbs/explore/map/00_points.ipynb #7db691a1
 def selection_sheet(
-    table: pd.DataFrame,                    # the selected points
-    read: Callable[[str], ndarray],         # id -> uint8 [H, W, 3]
-    most: int = 12,                         # images
+    table: pd.DataFrame,  # the selected points
+    read: Callable[[str], ndarray],  # id -> uint8 [H, W, 3]
+    most: int = 12,  # images
     columns: int = 6,
     side: int = 150,
-) -> tuple[ndarray, list[Tile], int]:       # picture, tiles, images that are not shown
+) -> tuple[ndarray, list[Tile], int]:  # picture, tiles, images that are not shown
     "The images with most selected points, each point marked where it lies."
-    by = table.drop_duplicates(['image', 'y', 'x']).groupby('image', sort=False)   # two runs have the same pixels
-    order = by.size().sort_values(ascending=False, kind='stable').index
+    by = table.drop_duplicates(["image", "y", "x"]).groupby(
+        "image", sort=False
+    )  # two runs have the same pixels
+    order = by.size().sort_values(ascending=False, kind="stable").index
     shown = {id: by.get_group(id) for id in order[:most]}
     places = {id: list(zip(t.y, t.x)) for id, t in shown.items()}
-    false = table[table.verdict == 'false positive']     # in either run
+    false = table[table.verdict == "false positive"]  # in either run
     false = set(zip(false.image, false.y, false.x))
-    picture, tiles = sheet({id: read(id) for id in shown}, places, {id: [(id, *at) in false for at in v] for id, v in places.items()},
-                           {id: f'{id}: {len(t)}' for id, t in shown.items()}, columns, side)
+    picture, tiles = sheet(
+        {id: read(id) for id in shown},
+        places,
+        {id: [(id, *at) in false for at in v] for id, v in places.items()},
+        {id: f"{id}: {len(t)}" for id, t in shown.items()},
+        columns,
+        side,
+    )
     return picture, tiles, len(order) - len(shown)

@@ -21,69 +21,96 @@ from ..source import Source
 from ...paper.figures.spaces import frequent, sampling_of
 
 # %% ../../../nbs/explore/map/01_state.ipynb #04819fd0
-LAYERS = ('image', 'CAM', 'seed mask')      # below the marks in the image
-SAMPLED = ('runs', 'split', 'classes', 'projection', 'per_class')   # what decides the sample: a change needs a pass over the images
+LAYERS = ("image", "CAM", "seed mask")  # below the marks in the image
+SAMPLED = (
+    "runs",
+    "split",
+    "classes",
+    "projection",
+    "per_class",
+)  # what decides the sample: a change needs a pass over the images
 
 
 def heads_of(source: Source, runs: Sequence[str]) -> list[str]:
     "Feature maps that all these runs have: the last one, and heads of their terms."
-    found = [{f'{k}.{n}' for k, t in source.terms(r).items() for n, m in t.named_children() if isinstance(m, Conv2d)} for r in runs]
-    return ['last', *sorted(set.intersection(*found))]
+    found = [
+        {
+            f"{k}.{n}"
+            for k, t in source.terms(r).items()
+            for n, m in t.named_children()
+            if isinstance(m, Conv2d)
+        }
+        for r in runs
+    ]
+    return ["last", *sorted(set.intersection(*found))]
 
 
 class MapState(HasTraits):
     "What the feature map shows; a value that cannot be is a `TraitError` that says why."
-    runs = Tuple(help='labels of one run or two')
-    split = Unicode()
-    classes = Tuple(help='names of the classes whose objects and background are sampled')
-    projection = Unicode('last', help="the backbone's last map, or a head that all runs have, as fbr.phi_fg")
-    per_class = Int(60, min=5, help='pixels of objects of each class, and as many of their background')
-    method = Enum(tuple(METHODS), 'tsne')
-    together = Bool(False, help='two runs in one map')
-    colour = Enum(tuple(COLOURINGS), 'ground')
-    layer = Enum(LAYERS, 'image')
-    outline = Bool(True, help='the ground truth outlined in the image')
-    whole = Bool(False, help='all points of the image stand out in the map')
-    picked = Int(-1, help='row of the point picked; -1: none')
-    hovered = Int(-1, help='row of the point under the pointer')
-    selected = Tuple(help='rows inside the lasso')
 
-    def __init__(self, source: Source, **choices: Any):   # choices: traits to begin with
+    runs = Tuple(help="labels of one run or two")
+    split = Unicode()
+    classes = Tuple(help="names of the classes whose objects and background are sampled")
+    projection = Unicode("last", help="the backbone's last map, or a head that all runs have, as fbr.phi_fg")
+    per_class = Int(60, min=5, help="pixels of objects of each class, and as many of their background")
+    method = Enum(tuple(METHODS), "tsne")
+    together = Bool(False, help="two runs in one map")
+    colour = Enum(tuple(COLOURINGS), "ground")
+    layer = Enum(LAYERS, "image")
+    outline = Bool(True, help="the ground truth outlined in the image")
+    whole = Bool(False, help="all points of the image stand out in the map")
+    picked = Int(-1, help="row of the point picked; -1: none")
+    hovered = Int(-1, help="row of the point under the pointer")
+    selected = Tuple(help="rows inside the lasso")
+
+    def __init__(self, source: Source, **choices: Any):  # choices: traits to begin with
         self.source, first = source, source.runs[next(iter(source.runs))]
-        ordinary = dict(runs=tuple(source.runs)[:2], split=first.recipe.splits.seeds, classes=tuple(frequent(first, source.data, 6)))
+        ordinary = dict(
+            runs=tuple(source.runs)[:2],
+            split=first.recipe.splits.seeds,
+            classes=tuple(frequent(first, source.data, 6)),
+        )
         super().__init__()
         for name, value in (ordinary | choices).items():
-            if name not in self.trait_names(): raise TraitError(f'There is no choice {name!r}.')
+            if name not in self.trait_names():
+                raise TraitError(f"There is no choice {name!r}.")
             setattr(self, name, tuple(value) if isinstance(value, list) else value)
 
-    @validate('runs')
+    @validate("runs")
     def _are_runs(self, proposal):
         if unknown := [r for r in proposal.value if r not in self.source.runs]:
-            raise TraitError(f'There is no run {unknown[0]!r}; there are: {"; ".join(self.source.runs)}.')
-        if not 1 <= len(set(proposal.value)) == len(proposal.value) <= 2: raise TraitError('Show one run, or two different ones.')
+            raise TraitError(f"There is no run {unknown[0]!r}; there are: {'; '.join(self.source.runs)}.")
+        if not 1 <= len(set(proposal.value)) == len(proposal.value) <= 2:
+            raise TraitError("Show one run, or two different ones.")
         return proposal.value
 
-    @validate('split')
+    @validate("split")
     def _is_split(self, proposal):
-        if not self.source.data.splits.get(proposal.value): raise TraitError(f'There is no split {proposal.value!r}.')
+        if not self.source.data.splits.get(proposal.value):
+            raise TraitError(f"There is no split {proposal.value!r}.")
         return proposal.value
 
-    @validate('classes')
+    @validate("classes")
     def _are_classes(self, proposal):
         names = self.source.data.classes
-        if unknown := [c for c in proposal.value if c not in names]: raise TraitError(f'There is no class {unknown[0]!r}.')
-        if not proposal.value: raise TraitError('Choose at least one class.')
+        if unknown := [c for c in proposal.value if c not in names]:
+            raise TraitError(f"There is no class {unknown[0]!r}.")
+        if not proposal.value:
+            raise TraitError("Choose at least one class.")
         return tuple(c for c in names if c in proposal.value)
 
-    @validate('projection')
+    @validate("projection")
     def _is_projection(self, proposal):
         if proposal.value not in (known := heads_of(self.source, self.runs)):
-            raise TraitError(f'There is no projection {proposal.value!r} in all runs shown; there are: {", ".join(known)}.')
+            raise TraitError(
+                f"There is no projection {proposal.value!r} in all runs shown; there are: {', '.join(known)}."
+            )
         return proposal.value
 
-    @observe('runs')
+    @observe("runs")
     def _projection_of_all(self, change):
-        if self.projection not in heads_of(self.source, self.runs): self.projection = 'last'
+        if self.projection not in heads_of(self.source, self.runs):
+            self.projection = "last"
 
     def sample(self) -> tuple:
         "What decides the sample."
@@ -93,25 +120,44 @@ class MapState(HasTraits):
 def state_points(state: MapState, say=lambda text: None, progress=None) -> Points:
     "The points that a state asks for."
     source, first = state.source, state.source.runs[state.runs[0]]
-    sampling = sampling_of(first, source.data, state.classes, projection=state.projection, per_class=state.per_class)
-    return map_points({r: source.runs[r] for r in state.runs}, source.data, sampling, state.split, state.method,
-                      state.together and len(state.runs) > 1, source.device, say, progress)
+    sampling = sampling_of(
+        first, source.data, state.classes, projection=state.projection, per_class=state.per_class
+    )
+    return map_points(
+        {r: source.runs[r] for r in state.runs},
+        source.data,
+        sampling,
+        state.split,
+        state.method,
+        state.together and len(state.runs) > 1,
+        source.device,
+        say,
+        progress,
+    )
 
 
-def panel_rows(points: Points) -> dict[str, ndarray]:   # title of each panel -> its rows
+def panel_rows(points: Points) -> dict[str, ndarray]:  # title of each panel -> its rows
     "Which points each panel shows: one panel for all, or one for each run."
-    if points.together: return {' and '.join(dict.fromkeys(points.table.run)): np.arange(len(points))}
+    if points.together:
+        return {" and ".join(dict.fromkeys(points.table.run)): np.arange(len(points))}
     return {r: np.flatnonzero(points.table.run == r) for r in dict.fromkeys(points.table.run)}
 
 
-def point_image(source: Source, points: Points, at: int, layer: str = 'image', outline: bool = True) -> ndarray:   # uint8 [H, W, 3]
+def point_image(
+    source: Source, points: Points, at: int, layer: str = "image", outline: bool = True
+) -> ndarray:  # uint8 [H, W, 3]
     "The image of a point with all its sampled pixels marked: rings, and crosses where the seed is a false positive."
     p, image = points.table.iloc[at], source.image(points.table.image.iloc[at])
-    if layer != 'image':
+    if layer != "image":
         cams = source.cams(p.run, points.split, p.image)
-        shown = [list(source.data.classes).index(p['class'])]
+        shown = [list(source.data.classes).index(p["class"])]
         own = np.isin(cams.classes, shown)
-        image = heat(image, cams.cam[own]) if layer == 'CAM' else painted(image, seed_mask(cams.classes, cams.cam, cams.threshold))
-    if outline and 'mask' in (truth := source.truth(p.image)): image = outlined(image, truth['mask'])
+        image = (
+            heat(image, cams.cam[own])
+            if layer == "CAM"
+            else painted(image, seed_mask(cams.classes, cams.cam, cams.threshold))
+        )
+    if outline and "mask" in (truth := source.truth(p.image)):
+        image = outlined(image, truth["mask"])
     here = points.table[(points.table.image == p.image) & (points.table.run == p.run)]
-    return mark(image, list(zip(here.y, here.x)), (here.verdict == 'false positive').tolist())
+    return mark(image, list(zip(here.y, here.x)), (here.verdict == "false positive").tolist())

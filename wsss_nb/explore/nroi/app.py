@@ -37,45 +37,52 @@ from ..source import Source
 from ..widgets.views import PanelView, Strip
 from ..widgets.work import Work
 
-_all_ = ['background_patches']
+_all_ = ["background_patches"]
 
 # %% ../../../nbs/explore/nroi/02_app.ipynb #e00f8951
-def named_rows(names: Sequence[str], rows: Sequence[tuple[ndarray, list[Tile]]], left: int = 84) -> tuple[ndarray, list[Tile]]:
+def named_rows(
+    names: Sequence[str], rows: Sequence[tuple[ndarray, list[Tile]]], left: int = 84
+) -> tuple[ndarray, list[Tile]]:
     "Sheets below each other as one, a name at the left of each; its tiles."
     wide = left + max((p.shape[1] for p, _ in rows), default=0)
     paper = np.full((sum(p.shape[0] for p, _ in rows) or 1, wide, 3), 255, np.uint8)
     tiles, top, font = [], 0, ImageFont.load_default(12)
     for picture, some in rows:
-        paper[top:top + picture.shape[0], left:left + picture.shape[1]] = picture
+        paper[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
         tiles += [t._replace(top=t.top + top, left=t.left + left) for t in some]
         top += picture.shape[0]
     canvas, top = Image.fromarray(paper), 0
     for name, (picture, _) in zip(names, rows):
-        ImageDraw.Draw(canvas).text((2, top + picture.shape[0] / 2 - 8), name, 'black', font, 'lm')
+        ImageDraw.Draw(canvas).text((2, top + picture.shape[0] / 2 - 8), name, "black", font, "lm")
         top += picture.shape[0]
     return np.asarray(canvas), tiles
 
 
-def bank_page(source: Source, label: str, found: Patches, page: int = 0, n: int = 5, columns: int = 8) -> tuple[ndarray, list[Tile]]:
+def bank_page(
+    source: Source, label: str, found: Patches, page: int = 0, n: int = 5, columns: int = 8
+) -> tuple[ndarray, list[Tile]]:
     "Stored NROIs at equal steps through a run's bank, and the nearest patches of each."
-    start = (np.cumsum(np.full(page + 1, .618))[-1] - .618) % 1   # another place in each step: pages do not repeat each other
-    at, keys = stored_nrois(source.terms(label)['fbr'].bank, n, start)
+    start = (
+        np.cumsum(np.full(page + 1, 0.618))[-1] - 0.618
+    ) % 1  # another place in each step: pages do not repeat each other
+    at, keys = stored_nrois(source.terms(label)["fbr"].bank, n, start)
     stride = source.runs[label].recipe.model.output_stride
     rows = [patch_sheet(found.nearest(key, columns), source.image, stride, columns, 88) for key in keys]
-    return named_rows([f'NROI {i + 1:,}' for i in at], rows)
+    return named_rows([f"NROI {i + 1:,}" for i in at], rows)
 
 # %% ../../../nbs/explore/nroi/02_app.ipynb #b1811e4e
 class NroiExplorer(VBox):
     """Background clusters of an image, and the patches of other images nearest to the one chosen.
 
     Click on a region of either picture, or on its button. A click on a patch opens its image. `state` is what is shown."""
+
     def __init__(
         self,
         source: Source,
-        images: int = 300,       # searched for patches
-        per_image: int = 40,     # positions of each
-        wait: bool = False,      # search before this returns, rather than in the background
-        **choices: Any,          # of `NroiState`: run, split, image, k, ...
+        images: int = 300,  # searched for patches
+        per_image: int = 40,  # positions of each
+        wait: bool = False,  # search before this returns, rather than in the background
+        **choices: Any,  # of `NroiState`: run, split, image, k, ...
     ):
         self.source, self.state, self.size = source, NroiState(source, **choices), (images, per_image)
         self.found: Patches | None = None
@@ -84,149 +91,216 @@ class NroiExplorer(VBox):
         self.device, self.work = pick_device(source.device), Work(lambda job: self.status.show(0, job))
         self.status, self.settling = Status([self._stop]), False
         self.strip = Strip(self._go)
-        self.photo, self.map = PanelView(self._clicked, lambda y, x: None), PanelView(self._clicked, lambda y, x: None)
-        self.buttons, self.text = row(kind='chips'), HTML()
-        self.patches, self.bank = Picture(alt='nearest patches'), Picture(alt='stored NROIs and their nearest patches')
-        self.patches.observe(lambda change: self._open(self.tiles, *change.new[:2]), 'click')
-        self.bank.observe(lambda change: self._open(self.bank_tiles, *change.new[:2]), 'click')
+        self.photo, self.map = (
+            PanelView(self._clicked, lambda y, x: None),
+            PanelView(self._clicked, lambda y, x: None),
+        )
+        self.buttons, self.text = row(kind="chips"), HTML()
+        self.patches, self.bank = (
+            Picture(alt="nearest patches"),
+            Picture(alt="stored NROIs and their nearest patches"),
+        )
+        self.patches.observe(lambda change: self._open(self.tiles, *change.new[:2]), "click")
+        self.bank.observe(lambda change: self._open(self.bank_tiles, *change.new[:2]), "click")
         self.bank_title = HTML()
-        label = HTML('<b>Regions</b>, and their share of the image')
-        self.pictures = HBox([self.photo, self.map, VBox([label, self.buttons, self.text], layout={'flex': '1 1 260px'})],
-                             layout={'flex_flow': 'row wrap'})
-        for p in (self.photo, self.map): p.layout.margin = '0 12px 6px 0'
+        label = HTML("<b>Regions</b>, and their share of the image")
+        self.pictures = HBox(
+            [self.photo, self.map, VBox([label, self.buttons, self.text], layout={"flex": "1 1 260px"})],
+            layout={"flex_flow": "row wrap"},
+        )
+        for p in (self.photo, self.map):
+            p.layout.margin = "0 12px 6px 0"
         css = HTML(style_sheet(chip_css()))
-        self.more = button('Others', 'Other NROIs of the bank', self._turn_page)
-        super().__init__([css, self._fields(), self.strip, row(self.status, kind='status'), self.pictures, self.patches,
-                          row(self.bank_title, self.more), self.bank])
-        self.add_class('wsss-app')
-        self.state.observe(lambda change: self._show_image(), ['image', 'k', 'run'])
-        self.state.observe(lambda change: self._show_strip(), ['having', 'split'])
-        self.state.observe(lambda change: self._show_cluster(), 'cluster')
-        self.state.observe(lambda change: self._search(), ['run', 'split'])
-        self.state.observe(lambda change: self._show_bank(), 'page')
+        self.more = button("Others", "Other NROIs of the bank", self._turn_page)
+        super().__init__(
+            [
+                css,
+                self._fields(),
+                self.strip,
+                row(self.status, kind="status"),
+                self.pictures,
+                self.patches,
+                row(self.bank_title, self.more),
+                self.bank,
+            ]
+        )
+        self.add_class("wsss-app")
+        self.state.observe(lambda change: self._show_image(), ["image", "k", "run"])
+        self.state.observe(lambda change: self._show_strip(), ["having", "split"])
+        self.state.observe(lambda change: self._show_cluster(), "cluster")
+        self.state.observe(lambda change: self._search(), ["run", "split"])
+        self.state.observe(lambda change: self._show_bank(), "page")
         self._show_image()
         self._search(wait)
 
     def close(self) -> None:
         "Stop what is under way, and close all widgets."
         self.work.stop()
-        for w in (self.photo, self.map, self.patches, self.bank, self.strip): w.close()
+        for w in (self.photo, self.map, self.patches, self.bank, self.strip):
+            w.close()
         super().close()
 
     def _fields(self) -> HBox:
         source = self.source
-        run = Dropdown(options=fbr_runs(source), description='Run')
-        split = Dropdown(options=[s for s, ids in source.data.splits.items() if ids], description='Split')
-        having = Dropdown(options=[('any', ''), *((c, c) for c in source.data.classes)], description='Images with')
-        k = IntSlider(min=2, max=16, description='Clusters K', continuous_update=False)
-        for control, name in ((run, 'run'), (split, 'split'), (having, 'having'), (k, 'k')): tie(control, self.state, name, self.status)
-        return row(field(run, '200px'), field(split, '100px'), field(having, '140px'), field(k, '240px', 'Of the background of each image'))
+        run = Dropdown(options=fbr_runs(source), description="Run")
+        split = Dropdown(options=[s for s, ids in source.data.splits.items() if ids], description="Split")
+        having = Dropdown(
+            options=[("any", ""), *((c, c) for c in source.data.classes)], description="Images with"
+        )
+        k = IntSlider(min=2, max=16, description="Clusters K", continuous_update=False)
+        for control, name in ((run, "run"), (split, "split"), (having, "having"), (k, "k")):
+            tie(control, self.state, name, self.status)
+        return row(
+            field(run, "200px"),
+            field(split, "100px"),
+            field(having, "140px"),
+            field(k, "240px", "Of the background of each image"),
+        )
 
     @action
-    def _go(self, i: int) -> None: self.state.image = self.state.ids()[i]
+    def _go(self, i: int) -> None:
+        self.state.image = self.state.ids()[i]
 
     @action
-    def _turn_page(self) -> None: self.state.page += 1
+    def _turn_page(self) -> None:
+        self.state.page += 1
 
     @action
     def _show_strip(self) -> None:
         ids, data = self.state.ids(), self.source.data
-        if self.state.image not in ids: ids = [i for i in self.source.ids(self.state.split) if data.tags.get(i)]   # opened from a patch
-        self.strip.show(ids.index(self.state.image), len(ids), lambda i: self.source.thumbnail(ids[i]),
-                        lambda i: ', '.join(data.classes[c] for c in data.tags[ids[i]])[:14], (self.state.split, self.state.having))
+        if self.state.image not in ids:
+            ids = [i for i in self.source.ids(self.state.split) if data.tags.get(i)]  # opened from a patch
+        self.strip.show(
+            ids.index(self.state.image),
+            len(ids),
+            lambda i: self.source.thumbnail(ids[i]),
+            lambda i: ", ".join(data.classes[c] for c in data.tags[ids[i]])[:14],
+            (self.state.split, self.state.having),
+        )
 
     @action
     def _show_image(self) -> None:
         "Another image, K or run: its clusters; none is chosen."
         state, source = self.state, self.source
         self._show_strip()
-        self.pictures.add_class('wsss-waiting')   # they are of another image until these are there
+        self.pictures.add_class("wsss-waiting")  # they are of another image until these are there
         try:
-            model, fbr = source.model(state.run), source.terms(state.run)['fbr']
+            model, fbr = source.model(state.run), source.terms(state.run)["fbr"]
             self.regions = regions(model, fbr, source.data, state.split, state.image, state.k, self.device)
         except Exception as e:
-            for b in self.buttons.children: b.disabled = True
-            self.patches.layout.display, self.drawn = 'none', ()
+            for b in self.buttons.children:
+                b.disabled = True
+            self.patches.layout.display, self.drawn = "none", ()
             return self.status.fail(e)
-        self.pictures.remove_class('wsss-waiting')
+        self.pictures.remove_class("wsss-waiting")
         self.drawn = (state.run, state.image, state.k)
         self.status.say()
-        for b in self.buttons.children: b.close()
+        for b in self.buttons.children:
+            b.close()
         self.buttons.children = [self._button(k) for k in sorted(self.regions.stars)]
         self._show_cluster()
 
     def _button(self, k: int) -> ToggleButton:
-        text = f'{k + 1} · {100 * self.regions.share(k):.0f} %'
-        b = ToggleButton(description=text, tooltip=f'Cluster {k + 1}, and its share of the image')
-        b.add_class('wsss-chip'); b.add_class(f'wsss-k{k % 16}')
-        b.observe(lambda change: self._choose(k if change.new else -1), 'value')
+        text = f"{k + 1} · {100 * self.regions.share(k):.0f} %"
+        b = ToggleButton(description=text, tooltip=f"Cluster {k + 1}, and its share of the image")
+        b.add_class("wsss-chip")
+        b.add_class(f"wsss-k{k % 16}")
+        b.observe(lambda change: self._choose(k if change.new else -1), "value")
         return b
 
     @action
     def _choose(self, k: int) -> None:
-        if not self.settling: self.state.cluster = k
+        if not self.settling:
+            self.state.cluster = k
 
     @action
     def _clicked(self, y: int, x: int) -> None:
-        if not self.drawn: return
+        if not self.drawn:
+            return
         k = self.regions.at(y, x)
-        self.status.say("This is the seed's foreground: it has no cluster." if k < 0 else '')
+        self.status.say("This is the seed's foreground: it has no cluster." if k < 0 else "")
         self.state.cluster = k
 
     @action
     def _show_cluster(self) -> None:
         state, k = self.state, self.state.cluster
-        if self.drawn != (state.run, state.image, state.k): return   # the clusters of another image are on their way
+        if self.drawn != (state.run, state.image, state.k):
+            return  # the clusters of another image are on their way
         image, self.settling = self.source.image(state.image), True
-        for i, b in zip(sorted(self.regions.stars), self.buttons.children): b.value = i == k
-        self.settling = False   # the buttons are switched, not clicked
-        for p in (self.photo, self.map): p.layout.width = f'{min(400, max(260, round(320 * image.shape[1] / image.shape[0])))}px'
-        tags = ', '.join(self.source.data.classes[c] for c in self.source.tags(state.image))
-        self.photo.show(state.image, tags, region_photo(image, self.regions, k), '', None)
-        self.map.show(f'{len(self.regions.stars)} clusters (K = {state.k})', 'white: seed',
-                      region_map(image, self.regions, k), '', None)
+        for i, b in zip(sorted(self.regions.stars), self.buttons.children):
+            b.value = i == k
+        self.settling = False  # the buttons are switched, not clicked
+        for p in (self.photo, self.map):
+            p.layout.width = f"{min(400, max(260, round(320 * image.shape[1] / image.shape[0])))}px"
+        tags = ", ".join(self.source.data.classes[c] for c in self.source.tags(state.image))
+        self.photo.show(state.image, tags, region_photo(image, self.regions, k), "", None)
+        self.map.show(
+            f"{len(self.regions.stars)} clusters (K = {state.k})",
+            "white: seed",
+            region_map(image, self.regions, k),
+            "",
+            None,
+        )
         self._show_patches()
 
     @action
     def _show_patches(self) -> None:
         k = self.state.cluster
-        self.patches.layout.display = 'none' if k < 0 or self.found is None else ''
-        if k < 0: self.text.value = 'Choose a region: click on it, or on its number.'
+        self.patches.layout.display = "none" if k < 0 or self.found is None else ""
+        if k < 0:
+            self.text.value = "Choose a region: click on it, or on its number."
         elif self.found is None:
-            self.text.value = ('The nearest patches come when the images have been searched.' if self.work.job else
-                               'There are no patches: the search of the images has not come to its end.')
+            self.text.value = (
+                "The nearest patches come when the images have been searched."
+                if self.work.job
+                else "There are no patches: the search of the images has not come to its end."
+            )
         else:
             query, recipe = self.regions.centroids[k], self.source.runs[self.state.run].recipe
             near = self.found.nearest(query, 10, but=self.state.image)
             picture, self.tiles = patch_sheet(near, self.source.image, recipe.model.output_stride, 10, 116)
             self.patches.data = encode(picture)
-            best, close = bank_nearest(self.source.terms(self.state.run)['fbr'].bank, query)
-            trained = recipe.terms['fbr'].clusters
-            held = '' if np.isnan(best) else (f'<br><br>Of the NROIs in the bank (trained with K = {trained}) the nearest has cosine '
-                                              f'{best:.2f}, and {100 * close:.1f} % have more than 0.9.')
-            self.text.value = (f'<b>Nearest to region {k + 1}</b>: patches of other images with their cosines, at most one of each '
-                               f'({len(self.found.ids)} images of {self.state.split} were searched). A click opens the image.{held}')
+            best, close = bank_nearest(self.source.terms(self.state.run)["fbr"].bank, query)
+            trained = recipe.terms["fbr"].clusters
+            held = (
+                ""
+                if np.isnan(best)
+                else (
+                    f"<br><br>Of the NROIs in the bank (trained with K = {trained}) the nearest has cosine "
+                    f"{best:.2f}, and {100 * close:.1f} % have more than 0.9."
+                )
+            )
+            self.text.value = (
+                f"<b>Nearest to region {k + 1}</b>: patches of other images with their cosines, at most one of each "
+                f"({len(self.found.ids)} images of {self.state.split} were searched). A click opens the image.{held}"
+            )
 
     def _search(self, wait: bool = False) -> None:
         "Collect background patches of the split, once for each run and split."
         state, source = self.state, self.source
         self.found = None
         label, split = state.run, state.split
+
         def work(progress=None):
-            model, fbr = source.model(label), source.terms(label)['fbr']
-            return run_patches(source.runs[label], model, fbr, source.data, split, *self.size, self.device, progress)
+            model, fbr = source.model(label), source.terms(label)["fbr"]
+            return run_patches(
+                source.runs[label], model, fbr, source.data, split, *self.size, self.device, progress
+            )
+
         def failed(error):
             self._show_patches()
             self.status.fail(error)
-        if wait: return self._have(work())
-        self.work.start('Background patches', work, self._have, failed)
+
+        if wait:
+            return self._have(work())
+        self.work.start("Background patches", work, self._have, failed)
         self._show_patches()
         self._show_bank()
 
     def _stop(self) -> None:
         self.work.stop()
         self._show_patches()
-        self.status.say('Stopped: no patches. Choose a run or a split to start again.')
+        self.status.say("Stopped: no patches. Choose a run or a split to start again.")
 
     def _have(self, found: Patches) -> None:
         self.found = found
@@ -235,11 +309,13 @@ class NroiExplorer(VBox):
 
     @action
     def _show_bank(self) -> None:
-        filled = int(self.source.terms(self.state.run)['fbr'].bank.filled)
+        filled = int(self.source.terms(self.state.run)["fbr"].bank.filled)
         shown = self.found is not None and filled > 0
-        self.bank.layout.display = self.more.layout.display = '' if shown else 'none'
-        self.bank_title.value = (f'<b>The bank</b> holds {filled:,} NROIs of training images, made in the course of the training. '
-                                 + ('The patches nearest to some of them:' if shown else ''))
+        self.bank.layout.display = self.more.layout.display = "" if shown else "none"
+        self.bank_title.value = (
+            f"<b>The bank</b> holds {filled:,} NROIs of training images, made in the course of the training. "
+            + ("The patches nearest to some of them:" if shown else "")
+        )
         if shown:
             picture, self.bank_tiles = bank_page(self.source, self.state.run, self.found, self.state.page)
             self.bank.data = encode(picture)
@@ -247,9 +323,10 @@ class NroiExplorer(VBox):
     @action
     def _open(self, tiles: Sequence[Tile], y: int, x: int) -> None:
         "The image of a patch that was clicked."
-        if hit := tile_at(tiles, y, x): self.state.image = hit[0]
+        if hit := tile_at(tiles, y, x):
+            self.state.image = hit[0]
 
 
 def chip_css() -> str:
     "The clusters' colours for their buttons."
-    return ' '.join(f'.wsss-k{k} {{ --chip: {label_colour(k)} }}' for k in range(16))
+    return " ".join(f".wsss-k{k} {{ --chip: {label_colour(k)} }}" for k in range(16))

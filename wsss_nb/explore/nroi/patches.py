@@ -37,8 +37,9 @@ from ...run.store import Run
 # %% ../../../nbs/explore/nroi/00_patches.ipynb #c082799c
 class Patch(NamedTuple):
     "A place on an image."
+
     image: str
-    y: int         # pixels
+    y: int  # pixels
     x: int
     cosine: float  # with what was searched for
 
@@ -46,40 +47,50 @@ class Patch(NamedTuple):
 @dataclass
 class Patches:
     "Background positions of many images, to be searched."
-    vectors: ndarray   # features of length 1, float16 [M, D]
-    image: ndarray     # index into ids, int32 [M]
-    places: ndarray    # (row, column) in pixels, int32 [M, 2]
+
+    vectors: ndarray  # features of length 1, float16 [M, D]
+    image: ndarray  # index into ids, int32 [M]
+    places: ndarray  # (row, column) in pixels, int32 [M, 2]
     ids: list[str]
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def nearest(
-        self, query: ndarray,   # [D]
+        self,
+        query: ndarray,  # [D]
         n: int = 8,
-        but: str = '',          # an image that is left out
+        but: str = "",  # an image that is left out
     ) -> list[Patch]:
         "The patches nearest to a feature, best first, at most one of each image."
         query = np.asarray(query, np.float32) / max(np.linalg.norm(query), 1e-12)
-        cosine = np.concatenate([np.zeros(0, np.float32), *(self.vectors[i:i + 8192].astype(np.float32) @ query
-                                                            for i in range(0, len(self), 8192))])
-        order = np.argsort(-cosine, kind='stable')
+        cosine = np.concatenate(
+            [
+                np.zeros(0, np.float32),
+                *(self.vectors[i : i + 8192].astype(np.float32) @ query for i in range(0, len(self), 8192)),
+            ]
+        )
+        order = np.argsort(-cosine, kind="stable")
         order = order[self.image[order] != (self.ids.index(but) if but in self.ids else -1)]
         first = np.sort(np.unique(self.image[order], return_index=True)[1])[:n]
-        return [Patch(self.ids[self.image[i]], *map(int, self.places[i]), float(cosine[i])) for i in order[first]]
+        return [
+            Patch(self.ids[self.image[i]], *map(int, self.places[i]), float(cosine[i])) for i in order[first]
+        ]
 
 # %% ../../../nbs/explore/nroi/00_patches.ipynb #4381ae8e
 @torch.inference_mode()
-def background_features(model: CamModel, fbr: FBR, data: WsssData, split: str, id: str, device: torch.device) -> tuple[ndarray, ndarray]:
+def background_features(
+    model: CamModel, fbr: FBR, data: WsssData, split: str, id: str, device: torch.device
+) -> tuple[ndarray, ndarray]:
     "Features [m, D] of the positions of an image that FBR counts as background, and the pixel [m, 2] in the middle of each."
     batch = eval_batch(data, split, [id], device)
     with evaluating(model, fbr):
-        output = model(batch['image'])
-        scene = look(fbr, *fbr.project(output.features['last'].to(fbr.phi_fg.weight.dtype)), output, batch)
-    z = scene.fg if fbr.cfg.head == 'single' else scene.bg.relu()
+        output = model(batch["image"])
+        scene = look(fbr, *fbr.project(output.features["last"].to(fbr.phi_fg.weight.dtype)), output, batch)
+    z = scene.fg if fbr.cfg.head == "single" else scene.bg.relu()
     ground = scene.seed == 0
-    rows, columns = centres(tuple(batch['image'].shape[-2:]), scene.grid[1:])
-    places = np.stack(np.meshgrid(rows, columns, indexing='ij'), -1).reshape(-1, 2)
+    rows, columns = centres(tuple(batch["image"].shape[-2:]), scene.grid[1:])
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
     return z[ground].float().cpu().numpy(), places[ground.cpu().numpy()]
 
 
@@ -88,55 +99,86 @@ def background_patches(
     fbr: FBR,
     data: WsssData,
     split: str,
-    images: int = 300,      # evenly spread over the split's images with tags
+    images: int = 300,  # evenly spread over the split's images with tags
     per_image: int = 40,
-    device: torch.device = torch.device('cpu'),
-    progress: Callable[[int, int], None] | None = None,   # (images done, of); what it raises stops the pass
+    device: torch.device = torch.device("cpu"),
+    progress: Callable[[int, int], None] | None = None,  # (images done, of); what it raises stops the pass
 ) -> Patches:
     "Background positions of a split's images, to be searched for what is like a NROI."
     ids = [i for i in data.ids(split) if data.tags.get(i)]
-    if not ids: raise UserError(f'No image of split {split!r} of {data.name} has tags.', 'FBR needs them for its seeds.')
+    if not ids:
+        raise UserError(
+            f"No image of split {split!r} of {data.name} has tags.", "FBR needs them for its seeds."
+        )
     n = min(images, len(ids))
     ids, vectors, places = [ids[i * len(ids) // n] for i in range(n)], [], []
     for k, id in enumerate(ids):
         z, at = background_features(model, fbr, data, split, id, device)
         length = np.linalg.norm(z, axis=1)
-        keep = np.random.default_rng(derive_seed('patches', id)).permutation(np.flatnonzero(length > 0))[:per_image]
+        keep = np.random.default_rng(derive_seed("patches", id)).permutation(np.flatnonzero(length > 0))[
+            :per_image
+        ]
         vectors.append((z[keep] / length[keep, None]).astype(np.float16))
         places.append(at[keep])
-        if progress: progress(k + 1, n)
+        if progress:
+            progress(k + 1, n)
     image = np.repeat(np.arange(n), [len(v) for v in vectors])
-    return Patches(np.concatenate(vectors), image.astype(np.int32), np.concatenate(places).astype(np.int32), ids)
+    return Patches(
+        np.concatenate(vectors), image.astype(np.int32), np.concatenate(places).astype(np.int32), ids
+    )
 
 # %% ../../../nbs/explore/nroi/00_patches.ipynb #eb03c5de
-def run_patches(run: Run, model: CamModel, fbr: FBR, data: WsssData, split: str, images: int = 300, per_image: int = 40,
-                device: torch.device = torch.device('cpu'), progress: Callable[[int, int], None] | None = None) -> Patches:
+def run_patches(
+    run: Run,
+    model: CamModel,
+    fbr: FBR,
+    data: WsssData,
+    split: str,
+    images: int = 300,
+    per_image: int = 40,
+    device: torch.device = torch.device("cpu"),
+    progress: Callable[[int, int], None] | None = None,
+) -> Patches:
     "`background_patches` of a run, read if they were taken before."
     what = json.dumps([run.key, data.fingerprint(), split, images, per_image])
-    file = run.path/'explore'/f'patches-{hashlib.blake2b(what.encode(), digest_size=6).hexdigest()}.safetensors'
-    if (found := read_patches(file)) is not None: return found
+    file = (
+        run.path
+        / "explore"
+        / f"patches-{hashlib.blake2b(what.encode(), digest_size=6).hexdigest()}.safetensors"
+    )
+    if (found := read_patches(file)) is not None:
+        return found
     found = background_patches(model, fbr, data, split, images, per_image, device, progress)
     try:
         with atomic_path(file) as p:
-            save_file(dict(vectors=found.vectors, image=found.image, places=found.places), p, dict(ids=json.dumps(found.ids)))
-    except OSError: pass   # a store that is only read
+            save_file(
+                dict(vectors=found.vectors, image=found.image, places=found.places),
+                p,
+                dict(ids=json.dumps(found.ids)),
+            )
+    except OSError:
+        pass  # a store that is only read
     return found
 
 
 def read_patches(file: Path) -> Patches | None:
     "What was kept; None where there is nothing, or a damaged file: then it is made again."
     try:
-        with safe_open(file, 'np') as f:
-            return Patches(*(f.get_tensor(k) for k in ('vectors', 'image', 'places')), json.loads(f.metadata()['ids']))
-    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError): return None
+        with safe_open(file, "np") as f:
+            return Patches(
+                *(f.get_tensor(k) for k in ("vectors", "image", "places")), json.loads(f.metadata()["ids"])
+            )
+    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
 
 # %% ../../../nbs/explore/nroi/00_patches.ipynb #6706c49b
 @dataclass
 class Regions:
     "The background clusters of one image."
-    clusters: ndarray      # cluster of each position, -1 foreground, [h, w]
-    centroids: ndarray     # the NROIs, float32 [K, D]
-    stars: dict[int, tuple[int, int]]   # cluster -> pixel of its star: the position nearest to its centroid
+
+    clusters: ndarray  # cluster of each position, -1 foreground, [h, w]
+    centroids: ndarray  # the NROIs, float32 [K, D]
+    stars: dict[int, tuple[int, int]]  # cluster -> pixel of its star: the position nearest to its centroid
     size: tuple[int, int]  # of the image, (H, W)
 
     def share(self, k: int) -> float:
@@ -148,95 +190,137 @@ class Regions:
         h, w = self.clusters.shape
         return int(self.clusters[min(y * h // self.size[0], h - 1), min(x * w // self.size[1], w - 1)])
 
-    def mask(self, k: int) -> ndarray:   # bool, [H, W]
+    def mask(self, k: int) -> ndarray:  # bool, [H, W]
         "The pixels of a cluster."
         return resize(self.clusters == k, self.size, nearest=True)
 
 
-def regions(model: CamModel, fbr: FBR, data: WsssData, split: str, id: str, k: int, device: torch.device = torch.device('cpu')) -> Regions:
+def regions(
+    model: CamModel,
+    fbr: FBR,
+    data: WsssData,
+    split: str,
+    id: str,
+    k: int,
+    device: torch.device = torch.device("cpu"),
+) -> Regions:
     "K-means of an image's background, as FBR sees it, with any K."
     batch = eval_batch(data, split, [id], device)
-    size = tuple(batch['image'].shape[-2:])
-    with evaluating(model, fbr): view = cluster_view(model, fbr, batch, k)
-    clusters = view['clusters'][0].cpu().numpy()
+    size = tuple(batch["image"].shape[-2:])
+    with evaluating(model, fbr):
+        view = cluster_view(model, fbr, batch, k)
+    clusters = view["clusters"][0].cpu().numpy()
     rows, columns = centres(size, clusters.shape)
-    found = [i for i, s in enumerate(view['stars'][0].tolist()) if s >= 0]
-    at = star_positions(view['stars'][0], clusters.shape[1]).tolist()
-    return Regions(clusters, view['centroids'][0].cpu().numpy(), {i: (int(rows[y]), int(columns[x])) for i, (y, x) in zip(found, at)}, size)
+    found = [i for i, s in enumerate(view["stars"][0].tolist()) if s >= 0]
+    at = star_positions(view["stars"][0], clusters.shape[1]).tolist()
+    return Regions(
+        clusters,
+        view["centroids"][0].cpu().numpy(),
+        {i: (int(rows[y]), int(columns[x])) for i, (y, x) in zip(found, at)},
+        size,
+    )
 
 # %% ../../../nbs/explore/nroi/00_patches.ipynb #a6d57500
-def label_colour(k: int) -> str: return CLUSTER_COLOURS[k % len(CLUSTER_COLOURS)]
+def label_colour(k: int) -> str:
+    return CLUSTER_COLOURS[k % len(CLUSTER_COLOURS)]
 
 
 def numbered(rgb: ndarray, stars: Mapping[int, tuple[int, int]], chosen: int = -1) -> ndarray:
     "Stars with the numbers of their clusters, from 1."
     picture = Image.fromarray(rgb)
-    draw, r = ImageDraw.Draw(picture), max(6., min(rgb.shape[:2]) / 34)
+    draw, r = ImageDraw.Draw(picture), max(6.0, min(rgb.shape[:2]) / 34)
     font = ImageFont.load_default(max(11, round(1.7 * r)))
     for k, (y, x) in stars.items():
-        a, s = np.arange(11) * np.pi / 5, np.where(np.arange(11) % 2, .42, 1) * r * (1.3 if k == chosen else 1)
+        a, s = (
+            np.arange(11) * np.pi / 5,
+            np.where(np.arange(11) % 2, 0.42, 1) * r * (1.3 if k == chosen else 1),
+        )
         corners = [(x + u, y + v) for u, v in zip(s * np.sin(a), -s * np.cos(a))]
-        draw.polygon(corners, 'white', 'black')
-        draw.line(corners, 'black', max(1, round(r / 5)))
+        draw.polygon(corners, "white", "black")
+        draw.line(corners, "black", max(1, round(r / 5)))
         right = x + 3 * r < rgb.shape[1]
-        draw.text((x + (1.3 if right else -1.3) * r, y), str(k + 1), 'white', font, 'lm' if right else 'rm',
-                  stroke_width=max(1, round(r / 3.5)), stroke_fill='black')
+        draw.text(
+            (x + (1.3 if right else -1.3) * r, y),
+            str(k + 1),
+            "white",
+            font,
+            "lm" if right else "rm",
+            stroke_width=max(1, round(r / 3.5)),
+            stroke_fill="black",
+        )
     return np.asarray(picture)
 
 
-def region_map(image: ndarray, r: Regions, chosen: int = -1, opacity: float = .65) -> ndarray:   # uint8 [H, W, 3]
+def region_map(
+    image: ndarray, r: Regions, chosen: int = -1, opacity: float = 0.65
+) -> ndarray:  # uint8 [H, W, 3]
     "Clusters over the photograph, foreground white; the chosen one outlined."
     foreground = resize(r.clusters, r.size, True) < 0
-    rgb = blend(image, cluster_picture(r.clusters, r.size, r.clusters < 0), np.where(foreground, .8, opacity))
-    if chosen >= 0: rgb = outlined(rgb, r.mask(chosen).astype(np.uint8), colour='k')
+    rgb = blend(
+        image, cluster_picture(r.clusters, r.size, r.clusters < 0), np.where(foreground, 0.8, opacity)
+    )
+    if chosen >= 0:
+        rgb = outlined(rgb, r.mask(chosen).astype(np.uint8), colour="k")
     return numbered(rgb, r.stars, chosen)
 
 
-def region_photo(image: ndarray, r: Regions, chosen: int) -> ndarray:   # uint8 [H, W, 3]
+def region_photo(image: ndarray, r: Regions, chosen: int) -> ndarray:  # uint8 [H, W, 3]
     "The photograph with the chosen cluster outlined, the rest darker."
-    if chosen < 0: return numbered(image, r.stars)
+    if chosen < 0:
+        return numbered(image, r.stars)
     mask = r.mask(chosen)
-    return numbered(outlined(blend(image, np.zeros(3), .45 * ~mask), mask.astype(np.uint8)), {chosen: r.stars[chosen]}, chosen)
+    return numbered(
+        outlined(blend(image, np.zeros(3), 0.45 * ~mask), mask.astype(np.uint8)),
+        {chosen: r.stars[chosen]},
+        chosen,
+    )
 
 # %% ../../../nbs/explore/nroi/00_patches.ipynb #abe98de4
-def cut(image: ndarray, y: int, x: int, side: int) -> ndarray:   # uint8, [side, side, 3], or less where the image is smaller
+def cut(
+    image: ndarray, y: int, x: int, side: int
+) -> ndarray:  # uint8, [side, side, 3], or less where the image is smaller
     "A square around a pixel, moved inside the image."
     (H, W), (h, w) = image.shape[:2], (min(side, n) for n in image.shape[:2])
     top, left = min(max(y - h // 2, 0), H - h), min(max(x - w // 2, 0), W - w)
-    return image[top:top + h, left:left + w]
+    return image[top : top + h, left : left + w]
 
 
-def patch_side(size: tuple[int, int], stride: int) -> int:   # pixels
+def patch_side(size: tuple[int, int], stride: int) -> int:  # pixels
     "Of the squares shown: a few positions of the grid, and enough to recognise."
     return max(4 * stride, round(min(size) / 4))
 
 
 def patch_sheet(
     patches: Sequence[Patch],
-    read: Callable[[str], ndarray],   # id -> uint8 [H, W, 3]
+    read: Callable[[str], ndarray],  # id -> uint8 [H, W, 3]
     stride: int,
     columns: int = 8,
-    side: int = 104,                  # as shown, pixels
-) -> tuple[ndarray, list]:            # picture, tiles (see `points.sheet`)
+    side: int = 104,  # as shown, pixels
+) -> tuple[ndarray, list]:  # picture, tiles (see `points.sheet`)
     "Patches in a row with their cosines."
     cuts = {}
     for p in patches:
         image = read(p.image)
         cuts[p.image] = cut(image, p.y, p.x, patch_side(image.shape[:2], stride))
-    return sheet(cuts, {k: [] for k in cuts}, None, {p.image: f'{p.cosine:.2f}' for p in patches}, columns, side)
+    return sheet(
+        cuts, {k: [] for k in cuts}, None, {p.image: f"{p.cosine:.2f}" for p in patches}, columns, side
+    )
 
 
-def stored_nrois(bank: Bank, n: int, start: float = 0.) -> tuple[ndarray, ndarray]:   # indices [n], vectors [n, D]
+def stored_nrois(
+    bank: Bank, n: int, start: float = 0.0
+) -> tuple[ndarray, ndarray]:  # indices [n], vectors [n, D]
     "NROIs at equal steps through a bank, the first of them at `start` (in [0, 1)) of a step."
     filled = int(bank.filled)
     at = np.unique(((np.arange(min(n, filled)) + start) * filled / max(1, min(n, filled))).astype(int))
     return at, bank.keys[torch.from_numpy(at)].float().cpu().numpy()
 
 
-def bank_nearest(bank: Bank, query: ndarray) -> tuple[float, float]:   # in [-1, 1]; in [0, 1]
+def bank_nearest(bank: Bank, query: ndarray) -> tuple[float, float]:  # in [-1, 1]; in [0, 1]
     "The highest cosine of a feature with the NROIs that a bank holds, and the share of them above .9."
-    keys = bank.keys[:int(bank.filled)]
-    if not len(keys): return float('nan'), float('nan')
+    keys = bank.keys[: int(bank.filled)]
+    if not len(keys):
+        return float("nan"), float("nan")
     q = torch.nn.functional.normalize(torch.as_tensor(query).to(keys), dim=0)
     cosine = torch.cat([torch.nn.functional.normalize(part, dim=1) @ q for part in keys.split(65_536)])
-    return cosine.max().item(), (cosine > .9).float().mean().item()
+    return cosine.max().item(), (cosine > 0.9).float().mean().item()

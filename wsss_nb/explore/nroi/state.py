@@ -16,65 +16,78 @@ from ..source import Source
 # %% ../../../nbs/explore/nroi/01_state.ipynb #621abb9c
 def fbr_runs(source: Source) -> list[str]:
     "Labels of the runs with FBR; none is a `UserError`."
-    found = [label for label, run in source.runs.items() if 'fbr' in run.recipe.terms]
-    if not found: raise UserError('None of these runs has FBR, hence none has NROIs.', 'Choose one with +fbr.')
+    found = [label for label, run in source.runs.items() if "fbr" in run.recipe.terms]
+    if not found:
+        raise UserError("None of these runs has FBR, hence none has NROIs.", "Choose one with +fbr.")
     return found
 
 
 class NroiState(HasTraits):
     "What the NROI explorer shows; a value that cannot be is a `TraitError` that says why."
-    run = Unicode(help='label of a run with FBR')
+
+    run = Unicode(help="label of a run with FBR")
     split = Unicode()
     having = Unicode(help="a class that the images must have; '': any")
-    image = Unicode(help='its id')
-    k = Int(8, min=2, max=16, help='clusters of the background')
-    cluster = Int(-1, help='the chosen one, 0-based; -1: none')
-    page = Int(0, min=0, help='which of the stored NROIs are shown')
+    image = Unicode(help="its id")
+    k = Int(8, min=2, max=16, help="clusters of the background")
+    cluster = Int(-1, help="the chosen one, 0-based; -1: none")
+    page = Int(0, min=0, help="which of the stored NROIs are shown")
 
-    def __init__(self, source: Source, **choices: Any):   # choices: traits to begin with
+    def __init__(self, source: Source, **choices: Any):  # choices: traits to begin with
         super().__init__()
-        self.source, run = source, choices.pop('run', fbr_runs(source)[0])
-        if unknown := set(choices) - set(self.trait_names()): raise TraitError(f'There is no choice {min(unknown)!r}.')
+        self.source, run = source, choices.pop("run", fbr_runs(source)[0])
+        if unknown := set(choices) - set(self.trait_names()):
+            raise TraitError(f"There is no choice {min(unknown)!r}.")
         self.run = run
         settings = source.runs[run].recipe
-        self.k = choices.pop('k', settings.terms['fbr'].clusters)
-        self.split = choices.pop('split', settings.splits.val)
-        for name in ('having', 'image', 'cluster', 'page'):
-            if name in choices: setattr(self, name, choices[name])
+        self.k = choices.pop("k", settings.terms["fbr"].clusters)
+        self.split = choices.pop("split", settings.splits.val)
+        for name in ("having", "image", "cluster", "page"):
+            if name in choices:
+                setattr(self, name, choices[name])
 
     def ids(self) -> list[str]:
         "Images that can be shown: they have tags, which FBR's seeds need."
         return [i for i in self.source.ids(self.split, self.having) if self.source.data.tags.get(i)]
 
-    @validate('run')
+    @validate("run")
     def _is_run(self, proposal):
         if proposal.value not in (known := fbr_runs(self.source)):
-            raise TraitError(f'There is no run {proposal.value!r}; with FBR: {"; ".join(known)}.')
+            raise TraitError(f"There is no run {proposal.value!r}; with FBR: {'; '.join(known)}.")
         return proposal.value
 
-    @validate('split')
+    @validate("split")
     def _is_split(self, proposal):
-        if not self.source.data.splits.get(proposal.value): raise TraitError(f'There is no split {proposal.value!r}.')
+        if not self.source.data.splits.get(proposal.value):
+            raise TraitError(f"There is no split {proposal.value!r}.")
         return proposal.value
 
-    @validate('having')
+    @validate("having")
     def _is_class(self, proposal):
         tags, names = self.source.data.tags, self.source.data.classes
-        if proposal.value and proposal.value not in names: raise TraitError(f'There is no class {proposal.value!r}.')
-        if proposal.value and not any(names.index(proposal.value) in tags.get(i, ()) for i in self.source.ids(self.split)):
-            raise TraitError(f'No image of {self.split} has {proposal.value}.')
+        if proposal.value and proposal.value not in names:
+            raise TraitError(f"There is no class {proposal.value!r}.")
+        if proposal.value and not any(
+            names.index(proposal.value) in tags.get(i, ()) for i in self.source.ids(self.split)
+        ):
+            raise TraitError(f"No image of {self.split} has {proposal.value}.")
         return proposal.value
 
-    @validate('image')
+    @validate("image")
     def _is_image(self, proposal):
-        if not self.source.data.tags.get(proposal.value) or proposal.value not in self.source.data.ids(self.split):
-            raise TraitError(f'There is no image {proposal.value!r} with tags in {self.split}.')
+        if not self.source.data.tags.get(proposal.value) or proposal.value not in self.source.data.ids(
+            self.split
+        ):
+            raise TraitError(f"There is no image {proposal.value!r} with tags in {self.split}.")
         return proposal.value
 
-    @observe('split', 'having')
+    @observe("split", "having")
     def _other_images(self, change):
-        if change.name == 'split': self.having = ''
-        if self.image not in (ids := self.ids()): self.image = ids[0]
+        if change.name == "split":
+            self.having = ""
+        if self.image not in (ids := self.ids()):
+            self.image = ids[0]
 
-    @observe('run', 'image', 'k')
-    def _other_clusters(self, change): self.cluster = -1
+    @observe("run", "image", "k")
+    def _other_clusters(self, change):
+        self.cluster = -1

@@ -23,19 +23,21 @@ def title_html(title: str, note: str = "") -> str:
     return f'<div class="wsss-title"><span title="{escape(title)}">{escape(title)}</span><span>{escape(note)}</span></div>'
 
 
-def table_html(rows: Sequence[str], columns: Sequence[str] = ("", "bars", "numbers")) -> str:   # columns: CSS classes, for their widths
+def table_html(
+    rows: Sequence[str], columns: Sequence[str] = ("", "bars", "numbers")
+) -> str:  # columns: CSS classes, for their widths
     "Rows as a table; nothing for none."
     widths = "".join(f'<col class="{c}">' for c in columns)
     return f'<table class="wsss-facts"><colgroup>{widths}</colgroup>{"".join(rows)}</table>' if rows else ""
 
 
 def tr(
-    name: str,                 # first column, already HTML
-    value: str = "",           # last column, a number
+    name: str,  # first column, already HTML
+    value: str = "",  # last column, a number
     bar: float | None = None,  # a bar of this share of the width between
-    more: str = "",            # one more number
-    kind: str = "",            # CSS class: 'head', 'sum'
-    middle: str = "",          # words in place of the bar
+    more: str = "",  # one more number
+    kind: str = "",  # CSS class: 'head', 'sum'
+    middle: str = "",  # words in place of the bar
 ) -> str:
     "One row: name, bar, number(s)."
     cell = "th" if kind == "head" else "td"
@@ -50,18 +52,27 @@ def named(c: int, names: Sequence[str]) -> str:
 
 # %% ../../../nbs/explore/widgets/01_captions.ipynb #db522867
 def class_rows(
-    names: Sequence[str],                      # of all classes
-    shown: Sequence[int],                      # classes switched on, 0-based
-    ious: Mapping[int, float] | None,          # class -> IoU; None: no ground truth
-    probabilities: Sequence[float],            # of every class, by the classifier
-    at_pixel: Mapping[int, float] | None = None,   # class -> CAM in [0, 1] there
+    names: Sequence[str],  # of all classes
+    shown: Sequence[int],  # classes switched on, 0-based
+    ious: Mapping[int, float] | None,  # class -> IoU; None: no ground truth
+    probabilities: Sequence[float],  # of every class, by the classifier
+    at_pixel: Mapping[int, float] | None = None,  # class -> CAM in [0, 1] there
 ) -> list[str]:
     "A row per class: IoU (without ground truth the classifier's probability), and the CAM at the pixel."
     if not shown:
         return []
     values = {c: probabilities[c] if ious is None else ious.get(c, math.nan) for c in shown}
     more = {c: f"{at_pixel[c]:.2f}" if c in at_pixel else "–" for c in shown} if at_pixel is not None else {}
-    rows = [tr("class", "%" if ious is None else "IoU, %", None, "CAM +" if more else "", "head", "probability" * (ious is None))]
+    rows = [
+        tr(
+            "class",
+            "%" if ious is None else "IoU, %",
+            None,
+            "CAM +" if more else "",
+            "head",
+            "probability" * (ious is None),
+        )
+    ]
     rows += [tr(named(c, names), percent(v), v, more.get(c, "")) for c, v in values.items()]
     defined = [v for v in values.values() if not math.isnan(v)]
     if ious is not None and len(defined) > 1:
@@ -80,35 +91,60 @@ def fact_rows(facts: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     raw = sorted(facts["raw"].items(), key=lambda v: -v[1])[:4]
     rows = [pair("score", " · ".join(f"{escape(names[c])} {round(v, 1) + 0:.1f}" for c, v in raw))]
     if (f := facts["fbr"]) is not None:
-        ground = "undecided" if f["seed"] == 255 else f"foreground, {names[f['seed'] - 1]}" if f["seed"] else "background"
+        ground = (
+            "undecided"
+            if f["seed"] == 255
+            else f"foreground, {names[f['seed'] - 1]}"
+            if f["seed"]
+            else "background"
+        )
         if f["cluster"] is not None:
             ground = f"cluster {f['cluster'] + 1}, {100 * f['share']:.0f} % of the background"
             ground += f"; NROI at {f['star'][0]}, {f['star'][1]}" if f["star"] else ""
         rows.append(pair("FBR", escape(ground) + "; a query" * f["query"]))
-        rows.append(pair("prototype", " · ".join(f"{escape(names[c])} {v:.2f}" for c, v in [*f["similarity"].items()][:4]) or "none"))
+        rows.append(
+            pair(
+                "prototype",
+                " · ".join(f"{escape(names[c])} {v:.2f}" for c, v in [*f["similarity"].items()][:4])
+                or "none",
+            )
+        )
     for c, f in (facts["fpr"] or {}).items():
         near = f"{f['positive']:.1f} to its prototype, {f['negative']:.1f} to a false positive"
         where = f" ({f['image']})" if f["image"] else ""
-        rows.append(pair("FPR", escape(f"{names[c]}: {near}{where}" + (": suppressed" if f["suppressed"] else ""))))
+        rows.append(
+            pair("FPR", escape(f"{names[c]}: {near}{where}" + (": suppressed" if f["suppressed"] else "")))
+        )
     return rows
 
 # %% ../../../nbs/explore/widgets/01_captions.ipynb #6a13adc4
 def run_facts(
-    names: Sequence[str], shown: Sequence[int], ious: Mapping[int, float] | None, probabilities: Sequence[float],
-    about: str = "",                          # on the layer
-    facts: Mapping[str, Any] | None = None,   # of `pixel_facts`; None: no pixel was asked about
+    names: Sequence[str],
+    shown: Sequence[int],
+    ious: Mapping[int, float] | None,
+    probabilities: Sequence[float],
+    about: str = "",  # on the layer
+    facts: Mapping[str, Any] | None = None,  # of `pixel_facts`; None: no pixel was asked about
 ) -> str:
     "All that stands below a run's picture."
     rows = class_rows(names, shown, ious, probabilities, facts and facts["cam"])
     words = [pair("layer", escape(about))] * bool(about) + (fact_rows(facts, names) if facts else [])
-    return table_html(rows, ("", "bars", "numbers", *["numbers"] * bool(facts))) + table_html(words, ("keys", ""))
+    return table_html(rows, ("", "bars", "numbers", *["numbers"] * bool(facts))) + table_html(
+        words, ("keys", "")
+    )
 
 
 def input_facts(
-    names: Sequence[str], tags: Sequence[int], size: tuple[int, int], notes: Sequence[tuple[str, str]] = (),   # more (what, words)
+    names: Sequence[str],
+    tags: Sequence[int],
+    size: tuple[int, int],
+    notes: Sequence[tuple[str, str]] = (),  # more (what, words)
 ) -> str:
     "All that stands below the input: its tags, its size, what is known of the pixel."
-    rows = [("tags", ", ".join(named(c, names) for c in tags) or "none"), ("size", f"{size[1]} × {size[0]} px")]
+    rows = [
+        ("tags", ", ".join(named(c, names) for c in tags) or "none"),
+        ("size", f"{size[1]} × {size[0]} px"),
+    ]
     return table_html([pair(k, v) for k, v in rows] + [pair(k, escape(v)) for k, v in notes], ("keys", ""))
 
 # %% ../../../nbs/explore/widgets/01_captions.ipynb #d28926e0
@@ -119,12 +155,16 @@ LEGENDS = {
     "FBR queries": '<span class="patch" style="background: #e69f00"></span> queries <span class="dash"></span> foreground of the seed',
     "FBR clusters": "Colours: clusters of the background ★ the NROI of each",
     "FPR suppressed": '<span class="dash"></span> region of the class <span></span> colours and numbers: suppressed, '
-                      'by the nearest false positives that training found; grey: by others',
+    "by the nearest false positives that training found; grey: by others",
 }
 
 
 def legend_html(layer: str, truth: bool, refined: bool) -> str:
     "What lines and colours mean."
-    parts = [LEGENDS[layer], '<span class="solid"></span> ground truth' * truth, "Second row: masks after the refinement" * refined]
+    parts = [
+        LEGENDS[layer],
+        '<span class="solid"></span> ground truth' * truth,
+        "Second row: masks after the refinement" * refined,
+    ]
     keys = '<div class="keys">Keys: Tab to a picture, arrows move the cross-hair, Enter asks about the pixel</div>'
     return f'<div class="wsss-legend">{"".join(f"<div>{p}</div>" for p in parts if p)}{keys}</div>'

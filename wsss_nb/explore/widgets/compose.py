@@ -26,20 +26,20 @@ from ...draw.pixels import draw_contour, voc_palette
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #9133b841
 def mix_table(
-    colours: ndarray,   # of each index, RGB in 0..255, [n, 3]
-    alpha: ndarray,     # opacity of each, in [0, 1], [n]
-) -> ndarray:           # uint8, [3, n * 256]: at 256 * index + byte
+    colours: ndarray,  # of each index, RGB in 0..255, [n, 3]
+    alpha: ndarray,  # opacity of each, in [0, 1], [n]
+) -> ndarray:  # uint8, [3, n * 256]: at 256 * index + byte
     "Every result of mixing a byte of a photograph with a colour."
     alpha, byte = np.asarray(alpha, np.float32), np.arange(256, dtype=np.float32)
-    added = alpha * np.asarray(colours, np.float32).T + np.float32(.5)
+    added = alpha * np.asarray(colours, np.float32).T + np.float32(0.5)
     return ((1 - alpha)[:, None] * byte + added[..., None]).astype(np.uint8).reshape(3, -1)
 
 
 def mix(
-    image: ndarray,   # uint8, [H, W, 3], or grey [H, W]
-    index: ndarray,   # uint8, [H, W]
-    table: ndarray,   # of `mix_table`
-) -> ndarray:         # uint8, [H, W, 3]
+    image: ndarray,  # uint8, [H, W, 3], or grey [H, W]
+    index: ndarray,  # uint8, [H, W]
+    table: ndarray,  # of `mix_table`
+) -> ndarray:  # uint8, [H, W, 3]
     "The photograph with each pixel's colour mixed in."
     out, row = np.empty((*index.shape, 3), np.uint8), index.astype(np.uint16) << 8
     for k in range(3):
@@ -51,40 +51,44 @@ def mix(
 def heat_table(opacity: float, cmap: str = "magma") -> ndarray:
     "`mix_table` of 256 activations; weak ones are shown more faintly."
     level = np.arange(256) / 255
-    return mix_table((colormaps[cmap](level)[:, :3] * 255).round(), opacity * (.45 + .55 * level))
+    return mix_table((colormaps[cmap](level)[:, :3] * 255).round(), opacity * (0.45 + 0.55 * level))
 
 
-def grey(image: ndarray) -> ndarray:   # uint8, [H, W, 3] -> [H, W]
+def grey(image: ndarray) -> ndarray:  # uint8, [H, W, 3] -> [H, W]
     "Brightness of a photograph (ITU-R BT.601)."
     return np.asarray(Image.fromarray(image).convert("L"))
 
 
 def heat(
-    image: ndarray,        # uint8, [H, W, 3]
-    cam: ndarray,          # in [0, 1], [P, H, W]; the highest of them is shown
-    opacity: float = .75,  # where the CAM is 1
-) -> ndarray:              # uint8, [H, W, 3]
+    image: ndarray,  # uint8, [H, W, 3]
+    cam: ndarray,  # in [0, 1], [P, H, W]; the highest of them is shown
+    opacity: float = 0.75,  # where the CAM is 1
+) -> ndarray:  # uint8, [H, W, 3]
     "CAMs over their photograph; without any, the photograph in grey."
     top = cam.max(0) if len(cam) else np.zeros(image.shape[:2], np.float32)
-    return mix(grey(image), (top.clip(0, 1) * np.float32(255) + np.float32(.5)).astype(np.uint8), heat_table(round(float(opacity), 3)))
+    return mix(
+        grey(image),
+        (top.clip(0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8),
+        heat_table(round(float(opacity), 3)),
+    )
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #dc46c925
 def seed_mask(
-    classes: Sequence[int],   # with a CAM, 0-based, [P]
-    cam: ndarray,             # in [0, 1], [P, H, W]
+    classes: Sequence[int],  # with a CAM, 0-based, [P]
+    cam: ndarray,  # in [0, 1], [P, H, W]
     threshold: float,
-    shown: Sequence[int] | None = None,   # classes that compete for pixels; None: all
-) -> ndarray:                 # uint8, [H, W]: 0 background, class + 1
+    shown: Sequence[int] | None = None,  # classes that compete for pixels; None: all
+) -> ndarray:  # uint8, [H, W]: 0 background, class + 1
     "The seeds of the classes that are switched on (`predict_mask`)."
     at = [k for k, c in enumerate(classes) if shown is None or c in shown]
     return predict_mask([classes[k] for k in at], cam if len(at) == len(cam) else cam[at], threshold)
 
 
 def class_ious(
-    truth: ndarray,           # labels, [H, W]; 255 is left out
-    seed: ndarray,            # labels, [H, W]
-    classes: Sequence[int],   # 0-based
-) -> dict[int, float]:        # class -> IoU in [0, 1]; NaN where it is in neither
+    truth: ndarray,  # labels, [H, W]; 255 is left out
+    seed: ndarray,  # labels, [H, W]
+    classes: Sequence[int],  # 0-based
+) -> dict[int, float]:  # class -> IoU in [0, 1]; NaN where it is in neither
     "IoU of each class in one image."
     judged, ious = truth != IGNORE, {}
     for c in map(int, classes):
@@ -94,7 +98,7 @@ def class_ious(
     return ious
 
 
-def caption(ious: Mapping[int, float], classes: Sequence[str]) -> str:   # names of all classes
+def caption(ious: Mapping[int, float], classes: Sequence[str]) -> str:  # names of all classes
     "'IoU cow 63.4, dog 41.2, mean 52.3 %': nothing where there is no ground truth, a dash where a class is neither there nor found."
     defined = [v for v in ious.values() if not math.isnan(v)]
     each = [f"{classes[c]} {'–' if math.isnan(v) else f'{100 * v:.1f}'}" for c, v in ious.items()]
@@ -111,58 +115,62 @@ def label_table(opacity: float) -> ndarray:
 
 
 def painted(
-    image: ndarray,         # uint8, [H, W, 3]
-    mask: ndarray,          # labels, uint8, [H, W]
-    opacity: float = .5,
-    outline: bool = True,   # of the regions, each in its colour
-) -> ndarray:               # uint8, [H, W, 3]
+    image: ndarray,  # uint8, [H, W, 3]
+    mask: ndarray,  # labels, uint8, [H, W]
+    opacity: float = 0.5,
+    outline: bool = True,  # of the regions, each in its colour
+) -> ndarray:  # uint8, [H, W, 3]
     "A mask over its photograph."
     rgb = mix(image, mask, label_table(round(float(opacity), 3)))
     return draw_contour(rgb, mask, width=line_width(mask.shape)) if outline else rgb
 
 
-def line_width(size: tuple[int, int]) -> int:   # (H, W)
+def line_width(size: tuple[int, int]) -> int:  # (H, W)
     "Of outlines that leave the photograph visible, pixels: 2 for 500 x 375."
     return max(1, round(min(size) / 200))
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #e2ede84b
 def outlined(
-    rgb: ndarray,                         # uint8, [H, W, 3]
-    mask: ndarray,                        # labels, [H, W]; 0 and 255 are no region
-    shown: Sequence[int] | None = None,   # 0-based classes; None: all
-    colour="w",                           # of matplotlib; None: each label's own
+    rgb: ndarray,  # uint8, [H, W, 3]
+    mask: ndarray,  # labels, [H, W]; 0 and 255 are no region
+    shown: Sequence[int] | None = None,  # 0-based classes; None: all
+    colour="w",  # of matplotlib; None: each label's own
     dashed: bool = False,
-    width: int | None = None,             # pixels; None: `line_width`
-) -> ndarray:                             # uint8, [H, W, 3]
+    width: int | None = None,  # pixels; None: `line_width`
+) -> ndarray:  # uint8, [H, W, 3]
     "A picture with the outline of a mask's regions, on a rim that shows it on any ground."
     if shown is not None:
         mask = np.where(keep_table(tuple(int(c) for c in shown))[mask], mask, np.uint8(0))
-    return draw_contour(rgb, mask, colour, width or line_width(mask.shape), dashes(mask.shape) if dashed else None)
+    return draw_contour(
+        rgb, mask, colour, width or line_width(mask.shape), dashes(mask.shape) if dashed else None
+    )
 
 
 @lru_cache(maxsize=8)
-def dashes(size: tuple[int, int]) -> ndarray:   # (H, W) -> bool, [H, W]
+def dashes(size: tuple[int, int]) -> ndarray:  # (H, W) -> bool, [H, W]
     "Where the dashes of an outline are: on diagonal stripes, five line widths of each ten."
     return (np.arange(size[0])[:, None] + np.arange(size[1])) // (5 * line_width(size)) % 2 == 0
 
 
 @lru_cache(maxsize=64)
-def keep_table(shown: tuple[int, ...]) -> ndarray:   # bool, [256]
+def keep_table(shown: tuple[int, ...]) -> ndarray:  # bool, [256]
     "Which labels stay: the shown classes and 255, which is no region but must not become background."
     keep = np.zeros(256, bool)
     keep[[c + 1 for c in shown] + [IGNORE]] = True
     return keep
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #0c48ef36
-def cross(rgb: ndarray, y: int, x: int, reach: int | None = None) -> ndarray:   # uint8, [H, W, 3]; reach in pixels
+def cross(
+    rgb: ndarray, y: int, x: int, reach: int | None = None
+) -> ndarray:  # uint8, [H, W, 3]; reach in pixels
     "A cross-hair that leaves the pixel itself free, white on black."
     out, (h, w) = rgb.copy(), rgb.shape[:2]
     reach = reach or max(8, min(h, w) // 14)
     for half, value in ((1, 0), (0, 255)):
         for a, b in ((-reach, -3), (3, reach)):
             a, b = (a - half, b + half)
-            out[max(0, y - half):y + half + 1, max(0, x + a):max(0, x + b + 1)] = value
-            out[max(0, y + a):max(0, y + b + 1), max(0, x - half):x + half + 1] = value
+            out[max(0, y - half) : y + half + 1, max(0, x + a) : max(0, x + b + 1)] = value
+            out[max(0, y + a) : max(0, y + b + 1), max(0, x - half) : x + half + 1] = value
     return out
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #154bcdad
@@ -173,11 +181,11 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def named(
-    rgb: ndarray,                                # uint8, [H, W, 3]
-    places: Mapping[int, tuple[int, int]],       # label -> (y, x)
-    names: Sequence[str],                        # of all classes; label k is names[k - 1]
-    size: int = 0,                               # of the letters, pixels; 0: fit for the picture
-) -> ndarray:                                    # uint8, [H, W, 3]
+    rgb: ndarray,  # uint8, [H, W, 3]
+    places: Mapping[int, tuple[int, int]],  # label -> (y, x)
+    names: Sequence[str],  # of all classes; label k is names[k - 1]
+    size: int = 0,  # of the letters, pixels; 0: fit for the picture
+) -> ndarray:  # uint8, [H, W, 3]
     "Names of labels above their places, each with a patch of its colour."
     picture = Image.fromarray(rgb)
     draw, (h, w) = ImageDraw.Draw(picture, "RGBA"), rgb.shape[:2]
@@ -185,7 +193,10 @@ def named(
     for label, (y, x) in places.items():
         text, patch = names[label - 1], size * 5 // 8
         long = patch + 4 + round(font(size).getlength(text))
-        left, top = min(max(3, x - long // 2), max(3, w - long - 4)), min(max(2, y - size - 6), max(2, h - size - 5))
+        left, top = (
+            min(max(3, x - long // 2), max(3, w - long - 4)),
+            min(max(2, y - size - 6), max(2, h - size - 5)),
+        )
         draw.rounded_rectangle((left - 3, top - 2, left + long + 3, top + size + 3), 3, (0, 0, 0, 165))
         colour, high = (*voc_palette()[label].tolist(), 255), top + size // 4 + 1
         draw.rectangle((left, high, left + patch, high + patch), colour, (255,) * 4)
@@ -193,10 +204,10 @@ def named(
     return np.array(picture)
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #a8bf3bcb
-def region_centres(mask: ndarray) -> dict[int, tuple[int, int]]:   # label -> (y, x)
+def region_centres(mask: ndarray) -> dict[int, tuple[int, int]]:  # label -> (y, x)
     "The point that lies deepest in each label's regions, to about a fortieth of the picture."
     step, places = max(1, min(mask.shape) // 40), {}
-    small = mask[step // 2::step, step // 2::step]
+    small = mask[step // 2 :: step, step // 2 :: step]
     for label in np.unique(small[(small > 0) & (small != IGNORE)]).tolist():
         deep = distance_transform_edt(np.pad(small == label, 1))[1:-1, 1:-1]
         y, x = np.unravel_index(deep.argmax(), deep.shape)
@@ -204,54 +215,68 @@ def region_centres(mask: ndarray) -> dict[int, tuple[int, int]]:   # label -> (y
     return places
 
 
-def region_places(mask: ndarray) -> dict[int, tuple[int, int]]:   # label -> (y, x)
+def region_places(mask: ndarray) -> dict[int, tuple[int, int]]:  # label -> (y, x)
     "The edge of each label's region above its deepest point: there its name hides nothing of it."
     centres = region_centres(mask)
-    other = {label: np.flatnonzero(mask[:y + 1, x] != label) for label, (y, x) in centres.items()}
-    return {label: (int(other[label][-1]) + 1 if len(other[label]) else 0, x) for label, (_, x) in centres.items()}
+    other = {label: np.flatnonzero(mask[: y + 1, x] != label) for label, (y, x) in centres.items()}
+    return {
+        label: (int(other[label][-1]) + 1 if len(other[label]) else 0, x) for label, (_, x) in centres.items()
+    }
 
 
-def cam_places(classes: Sequence[int], cam: ndarray, shown: Sequence[int] | None = None) -> dict[int, tuple[int, int]]:
+def cam_places(
+    classes: Sequence[int], cam: ndarray, shown: Sequence[int] | None = None
+) -> dict[int, tuple[int, int]]:
     "Where each shown class is strongest: label -> (y, x)."
     at = {int(c) + 1: cam[k].argmax() for k, c in enumerate(classes) if shown is None or c in shown}
     return {label: (int(i) // cam.shape[2], int(i) % cam.shape[2]) for label, i in at.items()}
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #3d615f0c
-def encode(rgb: ndarray, kind: Literal["jpeg", "png"] = "jpeg") -> bytes:   # uint8, [H, W, 3]
+def encode(rgb: ndarray, kind: Literal["jpeg", "png"] = "jpeg") -> bytes:  # uint8, [H, W, 3]
     "A picture as a file: JPEG with all its colour (thin lines stay sharp), or PNG without loss, which takes ten times as long."
     options = dict(quality=90, subsampling=0) if kind == "jpeg" else dict(compress_level=1)
     Image.fromarray(rgb).save(buffer := io.BytesIO(), kind, **options)
     return buffer.getvalue()
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #1fe1e9ec
-GAP, NOTE = 6, 16         # pixels between thumbnails; height of the notes
-CHOSEN = (0, 114, 178)    # a blue that the colour-blind see
+GAP, NOTE = 6, 16  # pixels between thumbnails; height of the notes
+CHOSEN = (0, 114, 178)  # a blue that the colour-blind see
 
 
 def strip(
-    thumbnails: Sequence[ndarray],   # uint8, [side, side, 3]
-    chosen: int = -1,                # framed; -1: none
-    notes: Sequence[str] = (),       # below each, as its IoU
-) -> ndarray:                        # uint8, [side + notes, width, 3]
+    thumbnails: Sequence[ndarray],  # uint8, [side, side, 3]
+    chosen: int = -1,  # framed; -1: none
+    notes: Sequence[str] = (),  # below each, as its IoU
+) -> ndarray:  # uint8, [side + notes, width, 3]
     "Thumbnails in a row; the chosen one has a thick frame and its note on a bar."
     side = len(thumbnails[0]) if len(thumbnails) else 84
-    out = np.full((side + 2 * GAP + NOTE * bool(len(notes)), max(1, len(thumbnails)) * (side + GAP) + GAP, 3), 255, np.uint8)
+    out = np.full(
+        (side + 2 * GAP + NOTE * bool(len(notes)), max(1, len(thumbnails)) * (side + GAP) + GAP, 3),
+        255,
+        np.uint8,
+    )
     for k, small in enumerate(thumbnails):
         left = GAP + k * (side + GAP)
         if k == chosen:
-            out[GAP - 4:, left - 4:left + side + 4] = CHOSEN
-            out[GAP - 1:GAP + side + 1, left - 1:left + side + 1] = 255
-        out[GAP:GAP + side, left:left + side] = small
+            out[GAP - 4 :, left - 4 : left + side + 4] = CHOSEN
+            out[GAP - 1 : GAP + side + 1, left - 1 : left + side + 1] = 255
+        out[GAP : GAP + side, left : left + side] = small
     if len(notes):
         picture = Image.fromarray(out)
         draw = ImageDraw.Draw(picture)
-        for k, note in enumerate(notes[:len(thumbnails)]):
+        for k, note in enumerate(notes[: len(thumbnails)]):
             middle = GAP + k * (side + GAP) + side / 2
-            draw.text((middle, GAP + side + NOTE / 2 + 2), note, "white" if k == chosen else "#333333", font(12), anchor="mm")
+            draw.text(
+                (middle, GAP + side + NOTE / 2 + 2),
+                note,
+                "white" if k == chosen else "#333333",
+                font(12),
+                anchor="mm",
+            )
         out = np.array(picture)
     return out
 
 
-def strip_index(x: float, n: int, side: int = 84) -> int:   # x: pixels from the left of the strip
+def strip_index(x: float, n: int, side: int = 84) -> int:  # x: pixels from the left of the strip
     "Which of n thumbnails is at x; between two, the nearer, and beyond the ends the first or last."
     return min(max(int((x - GAP / 2) // (side + GAP)), 0), max(n - 1, 0))

@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 # %% ../../../nbs/explore/widgets/04_parts.ipynb #906376bf
 def field(
-    control: ValueWidget,   # with a description, which becomes the label above it
-    width: str = "120px",   # or 'grow'
-    hint: str = "",         # tooltip
+    control: ValueWidget,  # with a description, which becomes the label above it
+    width: str = "120px",  # or 'grow'
+    hint: str = "",  # tooltip
 ) -> ValueWidget:
     "A control of a row."
     control.add_class("wsss-field")
@@ -58,6 +58,7 @@ def row(*children, kind: str = "row", **layout: Any) -> HBox:
 # %% ../../../nbs/explore/widgets/04_parts.ipynb #b76083c5
 class Chips(VBox):
     "Some of a list of names, switched on and off; `chosen(values)` is called with those that are on after a click."
+
     def __init__(self, title: str, chosen: Callable[[tuple], None], width: str = "auto"):
         self.title, self.chosen, self.made, self.settling = Label(title), chosen, {}, False
         self.title.add_class("wsss-label")
@@ -68,10 +69,10 @@ class Chips(VBox):
 
     def show(
         self,
-        names: dict[Any, str],            # value -> text
+        names: dict[Any, str],  # value -> text
         on: Sequence[Any],
-        hints: dict[Any, str] | None = None,   # value -> tooltip
-        style: str = "",                  # CSS class of each, with its value: 'wsss-c3'
+        hints: dict[Any, str] | None = None,  # value -> tooltip
+        style: str = "",  # CSS class of each, with its value: 'wsss-c3'
     ) -> None:
         "What can be chosen now, and what is."
         self.settling = True
@@ -101,19 +102,26 @@ class Chips(VBox):
 
 def palette_css(n: int) -> str:
     "PASCAL VOC's colour of each of n classes, for chips and tables: .wsss-c0, ..."
-    return " ".join(".wsss-c{} {{ --chip: #{:02x}{:02x}{:02x} }}".format(c, *rgb) for c, rgb in enumerate(voc_palette()[1:n + 1]))
+    return " ".join(
+        ".wsss-c{} {{ --chip: #{:02x}{:02x}{:02x} }}".format(c, *rgb)
+        for c, rgb in enumerate(voc_palette()[1 : n + 1])
+    )
 
 
-def style_sheet(more: str = "") -> str:   # CSS of one explorer
+def style_sheet(more: str = "") -> str:  # CSS of one explorer
     "What an explorer looks like, as HTML."
-    return f'<style>{(Path(wsss_nb.__file__).parent / "explore/widgets/app.css").read_text()}\n{more}</style>'
+    return f"<style>{(Path(wsss_nb.__file__).parent / 'explore/widgets/app.css').read_text()}\n{more}</style>"
 
 # %% ../../../nbs/explore/widgets/04_parts.ipynb #f8aad8e7
 class Status(HBox):
     "A line for news and errors, and a bar with a stop button for each of two kinds of work."
+
     def __init__(self, stops: Sequence[Callable[[], None]]):
         self.line, self.bars = HTML(), []
-        self.depth, self.covered = 0, None   # actions inside of each other; what the line said before an error of theirs
+        self.depth, self.covered = (
+            0,
+            None,
+        )  # actions inside of each other; what the line said before an error of theirs
         self.line.add_class("wsss-said")
         for stop in stops:
             text, bar = HTML(), FloatProgress(min=0, max=1)
@@ -163,10 +171,12 @@ class Status(HBox):
 # %% ../../../nbs/explore/widgets/04_parts.ipynb #a4ada6f5
 def action(method: Callable) -> Callable:
     "A method that answers what somebody does, of a widget with a `status`: an error is a line there."
+
     @wraps(method)
     def answer(self, *args):
         with self.status.acting():
             return method(self, *args)
+
     return answer
 
 
@@ -180,12 +190,14 @@ def tie(control: ValueWidget, state: HasTraits, name: str, status: Status) -> No
                 setattr(state, name, change.new)
             finally:
                 control.value = getattr(state, name)
+
     control.observe(push, "value")
     state.observe(lambda change: setattr(control, "value", change.new), name)
 
 # %% ../../../nbs/explore/widgets/04_parts.ipynb #ba66905a
 class Download(anywidget.AnyWidget):
     "Hands files and texts to the browser; it shows nothing itself and keeps nothing."
+
     _esm = Path(wsss_nb.__file__).parent / "explore/widgets/download.js"
 
     def save(self, name: str, content: bytes, type: str) -> None:

@@ -20,6 +20,7 @@ from ..picture import Picture
 # %% ../../../nbs/explore/widgets/05_views.ipynb #ffaf2952
 class PanelView(VBox):
     "A title, a picture, and what is known of it. `picked(y, x)`: the pixel of a click; `moved(y, x)`: that of the cross-hair."
+
     def __init__(self, picked: Callable[[int, int], None], moved: Callable[[int, int], None]):
         self.title, self.picture, self.facts, self.rgb = HTML(), Picture(), HTML(), None
         self.picture.observe(lambda change: picked(*change.new[:2]), "click")
@@ -29,7 +30,7 @@ class PanelView(VBox):
 
     def show(self, title: str, note: str, rgb: ndarray, facts: str, cross: Sequence[int] | None) -> None:
         "Another picture (uint8, [H, W, 3]); what is the same as before is not sent again."
-        with self.picture.hold_sync():   # one message, and the first: texts can wait
+        with self.picture.hold_sync():  # one message, and the first: texts can wait
             if self.rgb is None or rgb.shape != self.rgb.shape or not np.array_equal(rgb, self.rgb):
                 self.rgb, self.picture.data = rgb, encode(rgb)
             self.picture.alt, self.picture.cross = " ".join(filter(None, [title, note])), list(cross or ())
@@ -48,11 +49,12 @@ class PanelView(VBox):
         super().close()
 
 # %% ../../../nbs/explore/widgets/05_views.ipynb #894ae9b9
-SIDE, SHOWN = 84, 13   # pixels of a thumbnail; how many there are in the strip
+SIDE, SHOWN = 84, 13  # pixels of a thumbnail; how many there are in the strip
 
 
 class Strip(VBox):
     "Thumbnails of a list of images as one picture, between two buttons; `picked(index)` is called with what was chosen."
+
     def __init__(self, picked: Callable[[int], None]):
         self.picture = Picture(step=(0, SIDE + GAP), alt="thumbnails")
         self.picture.observe(lambda change: self._clicked(change.new[1]), "click")
@@ -62,10 +64,12 @@ class Strip(VBox):
         super().__init__([row(self.before, self.picture, self.after, kind="strip")])
 
     def show(
-        self, chosen: int, total: int,
-        thumbnail: Callable[[int], ndarray],   # index -> uint8 [SIDE, SIDE, 3]
-        note: Callable[[int], str],            # index -> what to write below
-        version: object = None,                # when it is another, all are drawn anew
+        self,
+        chosen: int,
+        total: int,
+        thumbnail: Callable[[int], ndarray],  # index -> uint8 [SIDE, SIDE, 3]
+        note: Callable[[int], str],  # index -> what to write below
+        version: object = None,  # when it is another, all are drawn anew
     ) -> None:
         "The part of the list that the chosen one is in; it stays in place while the next one is in it too."
         self.chosen, self.total, self.first = chosen, total, chosen // SHOWN * SHOWN
@@ -73,7 +77,9 @@ class Strip(VBox):
         if self.shown != (chosen, total, version):
             part = range(self.first, min(self.first + SHOWN, total))
             notes = [note(i) for i in part]
-            self.picture.data = encode(strip([thumbnail(i) for i in part], chosen - self.first, notes if any(notes) else ()))
+            self.picture.data = encode(
+                strip([thumbnail(i) for i in part], chosen - self.first, notes if any(notes) else ())
+            )
             self.picture.cross, self.shown = [], (chosen, total, version)
 
     def _clicked(self, x: int) -> None:

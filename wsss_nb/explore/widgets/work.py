@@ -21,33 +21,41 @@ class Stopped(Exception):
 @dataclass
 class Job:
     "A piece of work under way."
+
     title: str
     done: int = 0
-    total: int = 0         # 0: not known
+    total: int = 0  # 0: not known
     stopped: bool = False
 
 # %% ../../../nbs/explore/widgets/02_work.ipynb #31113ec2
 class Work:
     "One piece of work at a time, in a thread; a new one takes the place of the one before."
-    def __init__(self, show: Callable[[Job | None], None] = lambda job: None):   # told of every change; None: idle
+
+    def __init__(
+        self, show: Callable[[Job | None], None] = lambda job: None
+    ):  # told of every change; None: idle
         self.show, self.job = show, None
         self.turn = threading.Lock()
 
     def start(
-        self, title: str,
-        work: Callable[[Callable[[int, int], None]], Any],   # takes progress(done, total), calls it at every step
-        done: Callable[[Any], None],                         # gets what work returned, where widgets may be changed
+        self,
+        title: str,
+        work: Callable[
+            [Callable[[int, int], None]], Any
+        ],  # takes progress(done, total), calls it at every step
+        done: Callable[[Any], None],  # gets what work returned, where widgets may be changed
         failed: Callable[[Exception], None],
     ) -> None:
         "Begin, after what is under way has seen that it is not wanted any more."
         self.stop()
         self.job = job = Job(title)
 
-        def finish(result: Any) -> None:   # what cannot be shown has failed too
+        def finish(result: Any) -> None:  # what cannot be shown has failed too
             try:
                 done(result)
             except Exception as e:
                 failed(e)
+
         self.show(job)
         try:
             loop, context = asyncio.get_running_loop(), contextvars.copy_context()
@@ -57,8 +65,9 @@ class Work:
         def deliver(f, *args):
             try:
                 loop.call_soon_threadsafe(f, *args, context=context)
-            except RuntimeError:   # the loop is closed: nobody is there any more
+            except RuntimeError:  # the loop is closed: nobody is there any more
                 job.stopped = True
+
         threading.Thread(target=self._run, args=(job, work, finish, failed, deliver), daemon=True).start()
 
     def stop(self) -> None:
@@ -73,6 +82,7 @@ class Work:
                 raise Stopped
             job.done, job.total = n, total
             deliver(self._tell, job)
+
         with self.turn:
             try:
                 if not job.stopped:

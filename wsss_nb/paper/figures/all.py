@@ -31,72 +31,124 @@ from ...run.store import RunStore
 from ...draw.grids import save_figure
 
 # %% ../../../nbs/paper/figures/08_all.ipynb #00610aa0
-PAIR = (Row('baseline', '{base}'), Row('+ FBR', '{base}+fbr'))
-FBR_ROW = (Row('FBR', '{base}+fbr'),)
-PICKED = 'Images are picked by rank, not by hand; the figure states the rule.'
+PAIR = (Row("baseline", "{base}"), Row("+ FBR", "{base}+fbr"))
+FBR_ROW = (Row("FBR", "{base}+fbr"),)
+PICKED = "Images are picked by rank, not by hand; the figure states the rule."
 
 register(
     *SPACES,
     *FPR_FIGURES,
     *SSC_FIGURES,
-    FigureSpec('fbr.f1', 'Two faults of CAMs, before and after FBR', 'FBR, Fig. 1', PAIR, draw_teaser, note=PICKED),
-    FigureSpec('fbr.f4', 'CAMs of every class, before and after FBR', 'FBR, Fig. 4', PAIR, draw_grid, note=PICKED),
-    FigureSpec('fbr.f9', 'FB contrast on the contexts that leak most', 'FBR, Fig. 9', FB_ROWS, draw_contexts, note=PICKED),
-    FigureSpec('fbr.f11', 'Background clusters and NROIs for K = 4, 6, 8', 'FBR, Fig. 11', FBR_ROW, draw_clusters, note=PICKED),
-    FigureSpec('fbr.f12', 'Contours: boundary F-measure and trimap mIoU by width', 'FBR, Fig. 12', PAIR, draw_bands, 'all'),
-    FigureSpec('fbr.f13', 'Failures: the worst image of every class', 'FBR, Fig. 13', FBR_ROW, draw_failures, note=PICKED),
-    FigureSpec('cooccur.sweep', 'mIoU and leak against the co-occurrence p', 'this toolkit', SWEEP_ROWS, draw_sweep, 'all'),
-    FigureSpec('cooccur.leak', 'CAM on the own context, by class', 'this toolkit', LEAK_ROWS, draw_leak, 'all'),
+    FigureSpec(
+        "fbr.f1", "Two faults of CAMs, before and after FBR", "FBR, Fig. 1", PAIR, draw_teaser, note=PICKED
+    ),
+    FigureSpec(
+        "fbr.f4", "CAMs of every class, before and after FBR", "FBR, Fig. 4", PAIR, draw_grid, note=PICKED
+    ),
+    FigureSpec(
+        "fbr.f9",
+        "FB contrast on the contexts that leak most",
+        "FBR, Fig. 9",
+        FB_ROWS,
+        draw_contexts,
+        note=PICKED,
+    ),
+    FigureSpec(
+        "fbr.f11",
+        "Background clusters and NROIs for K = 4, 6, 8",
+        "FBR, Fig. 11",
+        FBR_ROW,
+        draw_clusters,
+        note=PICKED,
+    ),
+    FigureSpec(
+        "fbr.f12",
+        "Contours: boundary F-measure and trimap mIoU by width",
+        "FBR, Fig. 12",
+        PAIR,
+        draw_bands,
+        "all",
+    ),
+    FigureSpec(
+        "fbr.f13",
+        "Failures: the worst image of every class",
+        "FBR, Fig. 13",
+        FBR_ROW,
+        draw_failures,
+        note=PICKED,
+    ),
+    FigureSpec(
+        "cooccur.sweep",
+        "mIoU and leak against the co-occurrence p",
+        "this toolkit",
+        SWEEP_ROWS,
+        draw_sweep,
+        "all",
+    ),
+    FigureSpec(
+        "cooccur.leak", "CAM on the own context, by class", "this toolkit", LEAK_ROWS, draw_leak, "all"
+    ),
 )
 
 # %% ../../../nbs/paper/figures/08_all.ipynb #27a6a0f2
-def own_command(m:Measurement) -> str:
+def own_command(m: Measurement) -> str:
     "The command that draws the figure again, without the folder of this machine's run store."
-    words = shlex.split(m.command.replace('wsss_nb table', 'wsss_nb figure', 1))
-    at = words.index('--runs') if '--runs' in words else len(words)
-    return shlex.join(w for w in words[:at] + words[at + 2:] if w not in ('--run', '--refine'))
+    words = shlex.split(m.command.replace("wsss_nb table", "wsss_nb figure", 1))
+    at = words.index("--runs") if "--runs" in words else len(words)
+    return shlex.join(w for w in words[:at] + words[at + 2 :] if w not in ("--run", "--refine"))
 
 
-def origin(m:Measurement) -> dict[str, str]:
+def origin(m: Measurement) -> dict[str, str]:
     "What is written into the files of a figure: where every number and picture comes from, and the command that draws it again."
     planned = [p for ps in m.planned.values() for p in ps]
-    recipes = {p.run.key: p.job.model_dump(mode='json') for p in planned}
-    return {'Figure': f'{m.entry.id}: {m.entry.title} ({m.entry.source})', 'Data': f'{m.data} ({m.open(m.data).fingerprint()})',
-            'Preset': m.preset, 'Baseline': m.base, 'Seeds': ', '.join(map(str, sorted({p.job.seed for p in planned}))),
-            'Runs': '; '.join(f"{name}: {', '.join(p.run.key for p in ps)}" for name, ps in m.planned.items()),
-            'Recipes': json.dumps(recipes), 'Command': own_command(m), 'wsss_nb': wsss_nb.__version__}
+    recipes = {p.run.key: p.job.model_dump(mode="json") for p in planned}
+    return {
+        "Figure": f"{m.entry.id}: {m.entry.title} ({m.entry.source})",
+        "Data": f"{m.data} ({m.open(m.data).fingerprint()})",
+        "Preset": m.preset,
+        "Baseline": m.base,
+        "Seeds": ", ".join(map(str, sorted({p.job.seed for p in planned}))),
+        "Runs": "; ".join(f"{name}: {', '.join(p.run.key for p in ps)}" for name, ps in m.planned.items()),
+        "Recipes": json.dumps(recipes),
+        "Command": own_command(m),
+        "wsss_nb": wsss_nb.__version__,
+    }
 
 
-def waits_for(m:Measurement) -> str:
+def waits_for(m: Measurement) -> str:
     "Why a figure cannot be drawn, in one line; '' if it can."
-    if not runnable(m.entry): return f"{m.entry.id} waits for {m.entry.needs or 'nothing here runs it: its rows are cited'}."
+    if not runnable(m.entry):
+        return f"{m.entry.id} waits for {m.entry.needs or 'nothing here runs it: its rows are cited'}."
     return to_run(m) or to_refine(m)
 
 
-def drawing(m:Measurement) -> Figure:
+def drawing(m: Measurement) -> Figure:
     "The figure itself; one that is a table too names the function that draws it."
     if isinstance(m.entry, Table):
-        module, _, name = m.entry.drawn.rpartition('.')
+        module, _, name = m.entry.drawn.rpartition(".")
         return getattr(importlib.import_module(module), name)(m)
     runs = {name: [p.run for p in ps] for name, ps in m.planned.items()}
     return m.entry.draw(runs, m.open(m.data), **m.entry.options)
 
 
-def write_figure(m:Measurement, out:str|Path='figures', colours:int|None=256) -> Path:   # ID.png; ID.svg lies beside it
+def write_figure(
+    m: Measurement, out: str | Path = "figures", colours: int | None = 256
+) -> Path:  # ID.png; ID.svg lies beside it
     "Draw a figure whose runs are there; what is missing is a `UserError` that says what runs it."
-    if why := waits_for(m): raise UserError(why)
-    return save_figure(drawing(m), Path(out) / f'{m.entry.id}.png', origin(m), svg=True, colours=colours)
+    if why := waits_for(m):
+        raise UserError(why)
+    return save_figure(drawing(m), Path(out) / f"{m.entry.id}.png", origin(m), svg=True, colours=colours)
 
 # %% ../../../nbs/paper/figures/08_all.ipynb #61f4e2f0
 def render_figure(
-    id:str,                                    # 'fbr.f4': see `wsss_nb list`
-    data:str='cooccur',
-    preset:str='small',
-    seeds:int|Sequence[int]|None=None,         # 3: seeds 0, 1, 2; None: those that have a finished run
-    base:str|None=None,                        # baseline; None: the figure's own
-    overrides:dict[str, Any]|None=None,        # recipe fields changed in all rows
-    store:RunStore|str|Path='runs',
-    out:str|Path='figures',
+    id: str,  # 'fbr.f4': see `wsss_nb list`
+    data: str = "cooccur",
+    preset: str = "small",
+    seeds: int | Sequence[int] | None = None,  # 3: seeds 0, 1, 2; None: those that have a finished run
+    base: str | None = None,  # baseline; None: the figure's own
+    overrides: dict[str, Any] | None = None,  # recipe fields changed in all rows
+    store: RunStore | str | Path = "runs",
+    out: str | Path = "figures",
 ) -> Path:
     "A figure by its id, from the runs in the store."
-    return write_figure(Measurement(lookup(id, 'figure'), data, preset, seeds, base, overrides, store), out)
+    return write_figure(Measurement(lookup(id, "figure"), data, preset, seeds, base, overrides, store), out)

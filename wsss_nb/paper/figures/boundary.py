@@ -25,55 +25,87 @@ from ...draw.grids import RUN_COLOURS, empty_grid, styled
 
 # %% ../../../nbs/paper/figures/05_boundary.ipynb #a116c67b
 def band_curves(
-    run:Run, data:WsssData,
-    refined:str='',                   # name of a refinement; '': the seeds
-    widths:Sequence[int]=WIDTHS,      # px
-) -> ndarray:                         # boundary F and trimap mIoU in [0, 1], [2, widths]
+    run: Run,
+    data: WsssData,
+    refined: str = "",  # name of a refinement; '': the seeds
+    widths: Sequence[int] = WIDTHS,  # px
+) -> ndarray:  # boundary F and trimap mIoU in [0, 1], [2, widths]
     "Both measures by width, over the images whose seeds were evaluated."
-    m = run.result['metrics']
-    if 'mask' not in data.fields(m['split']):
-        raise UserError(f"{data.name} has no masks in split {m['split']!r}.", 'Contours are judged against masks.')
-    load = refined_loader(run, data, m['split'], refined) if refined else seed_loader(run, data, m['split'], m['threshold'])
-    ids = chosen_ids(data, m['split'], run.recipe.inference.limit)
-    scores = score_masks(load, ids, data.classes, widths, widths, title=f'contours {run.key} {refined}'.strip())
+    m = run.result["metrics"]
+    if "mask" not in data.fields(m["split"]):
+        raise UserError(
+            f"{data.name} has no masks in split {m['split']!r}.", "Contours are judged against masks."
+        )
+    load = (
+        refined_loader(run, data, m["split"], refined)
+        if refined
+        else seed_loader(run, data, m["split"], m["threshold"])
+    )
+    ids = chosen_ids(data, m["split"], run.recipe.inference.limit)
+    scores = score_masks(
+        load, ids, data.classes, widths, widths, title=f"contours {run.key} {refined}".strip()
+    )
     return np.stack([scores.boundary.mean_f(), scores.trimap.miou()])
 
 
-def shared_refinements(runs:Mapping[str, Sequence[Run]]) -> list[str]:
+def shared_refinements(runs: Mapping[str, Sequence[Run]]) -> list[str]:
     "The refinements that all runs have masks of, as many as there are colours for."
-    sets = [set(refined_names(r, r.result['metrics']['split'])) for row in runs.values() for r in row]
-    return sorted(set.intersection(*sets))[:len(RUN_COLOURS) // len(runs) - 1] if sets else []
+    sets = [set(refined_names(r, r.result["metrics"]["split"])) for row in runs.values() for r in row]
+    return sorted(set.intersection(*sets))[: len(RUN_COLOURS) // len(runs) - 1] if sets else []
 
 
-def all_curves(runs:Mapping[str, Sequence[Run]], data:WsssData, widths:Sequence[int]=WIDTHS) -> dict[str, ndarray]:   # [seeds, 2, widths]
+def all_curves(
+    runs: Mapping[str, Sequence[Run]], data: WsssData, widths: Sequence[int] = WIDTHS
+) -> dict[str, ndarray]:  # [seeds, 2, widths]
     "The curves of every row, seeds first, then `row, REFINEMENT`."
-    return {label + f', {name}' * bool(name): np.stack([band_curves(r, data, name, widths) for r in row])
-            for name in ['', *shared_refinements(runs)] for label, row in runs.items()}
+    return {
+        label + f", {name}" * bool(name): np.stack([band_curves(r, data, name, widths) for r in row])
+        for name in ["", *shared_refinements(runs)]
+        for label, row in runs.items()
+    }
 
 # %% ../../../nbs/paper/figures/05_boundary.ipynb #83b15415
-def gains(curves:Mapping[str, ndarray], labels:Sequence[str], widths:Sequence[int], at:Sequence[int]=(1, 3, 10, 40)) -> str:
+def gains(
+    curves: Mapping[str, ndarray],
+    labels: Sequence[str],
+    widths: Sequence[int],
+    at: Sequence[int] = (1, 3, 10, 40),
+) -> str:
     "By how many points the last row differs from the first, at a few widths."
-    first, last = (column_mean(curves[labels[i]].reshape(len(curves[labels[i]]), -1)).reshape(2, -1) for i in (0, -1))
+    first, last = (
+        column_mean(curves[labels[i]].reshape(len(curves[labels[i]]), -1)).reshape(2, -1) for i in (0, -1)
+    )
     at = [w for w in at if w in widths]
-    if len(labels) < 2: return ''
+    if len(labels) < 2:
+        return ""
     delta = 100 * (last - first)[:, [list(widths).index(w) for w in at]]
-    parts = [f"{what} {', '.join(f'{x:+.1f}' for x in row)}" for what, row in zip(('F', 'trimap mIoU'), delta)]
+    parts = [
+        f"{what} {', '.join(f'{x:+.1f}' for x in row)}" for what, row in zip(("F", "trimap mIoU"), delta)
+    ]
     return f"{labels[-1]} − {labels[0]} at {', '.join(map(str, at))} px: {'; '.join(parts).replace('-', '−')} points. "
 
 
 @styled
-def draw_bands(runs:Mapping[str, Sequence[Run]], data:WsssData, widths:Sequence[int]=WIDTHS) -> Figure:
+def draw_bands(runs: Mapping[str, Sequence[Run]], data: WsssData, widths: Sequence[int] = WIDTHS) -> Figure:
     "FBR Fig. 12: boundary F-measure and trimap mIoU against the width, one line per row."
-    first_runs(runs)                       # every row has a run
+    first_runs(runs)  # every row has a run
     every, curves = [r for row in runs.values() for r in row], all_curves(runs, data, widths)
     many = max(map(len, runs.values())) > 1
-    def shown(row): return ', '.join(f"{r.key} at {r.result['metrics']['threshold']:.2f}" for r in row)
-    note = ('F: mean over images and classes (DAVIS). Trimap: only pixels within the width of a true boundary (DeepLab). '
-            + f"Bands: {SPREAD['std']} over seeds. " * many + gains(curves, list(runs), widths)
-            + f"Runs and thresholds: {'; '.join(f'{k}: {shown(row)}' for k, row in runs.items())}; preset {every[0].recipe.preset}.")
-    fig, axes = empty_grid([2.4], 2, 3.3, f'Contours of the seeds ({about(every)})', (0, .3), note)
-    for ax, k, what in zip(axes[0], (0, 1), ('boundary F-measure (%)', 'trimap mIoU (%)')):
+
+    def shown(row):
+        return ", ".join(f"{r.key} at {r.result['metrics']['threshold']:.2f}" for r in row)
+
+    note = (
+        "F: mean over images and classes (DAVIS). Trimap: only pixels within the width of a true boundary (DeepLab). "
+        + f"Bands: {SPREAD['std']} over seeds. " * many
+        + gains(curves, list(runs), widths)
+        + f"Runs and thresholds: {'; '.join(f'{k}: {shown(row)}' for k, row in runs.items())}; preset {every[0].recipe.preset}."
+    )
+    fig, axes = empty_grid([2.4], 2, 3.3, f"Contours of the seeds ({about(every)})", (0, 0.3), note)
+    for ax, k, what in zip(axes[0], (0, 1), ("boundary F-measure (%)", "trimap mIoU (%)")):
         draw_lines(ax, widths, {label: c[:, k] for label, c in curves.items()}, dots=False)
-        ax.set(xlabel='width of the band around the true boundary (px)' if k else 'tolerance (px)', ylabel=what)
-    axes[0, 0].legend(loc='lower right')
+        ax.set(
+            xlabel="width of the band around the true boundary (px)" if k else "tolerance (px)", ylabel=what
+        )
+    axes[0, 0].legend(loc="lower right")
     return fig

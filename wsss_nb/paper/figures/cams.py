@@ -28,179 +28,271 @@ from ...run.store import Run
 from ...draw.grids import picture_grid
 
 # %% ../../../nbs/paper/figures/00_cams.ipynb #a1f4873a
-def contexts_of(run:Run, data:WsssData) -> dict[str, list[str]]:
+def contexts_of(run: Run, data: WsssData) -> dict[str, list[str]]:
     "Class -> the contexts its leak is measured on: those of the data set, else those its evaluation found."
-    if data.contexts: return data.contexts
+    if data.contexts:
+        return data.contexts
     found: dict[str, list[str]] = {}
-    for row in run.result['metrics'].get('leak_table', ()): found.setdefault(row['class'], []).append(row['context'])
+    for row in run.result["metrics"].get("leak_table", ()):
+        found.setdefault(row["class"], []).append(row["context"])
     return found
 
 
 @lru_cache(512)
-def truth_of(data:WsssData, id:str, fields:tuple[str, ...]) -> dict[str, ndarray]:
+def truth_of(data: WsssData, id: str, fields: tuple[str, ...]) -> dict[str, ndarray]:
     "Mask and, where there is one, stuff map of an image; the latest are kept, since several runs are judged by them."
     sample = data.load(id, fields)
     return {f: as_array(sample[f]) for f in fields}
 
 # %% ../../../nbs/paper/figures/00_cams.ipynb #d001f033
 @lru_cache(16)
-def image_scores(run:Run, data:WsssData) -> pd.DataFrame:   # index: id, class; columns: pixels, iou, leak (at the class's contexts)
+def image_scores(
+    run: Run, data: WsssData
+) -> pd.DataFrame:  # index: id, class; columns: pixels, iou, leak (at the class's contexts)
     "Every image and present class of the evaluated split: pixels of the class, IoU of its seed at the run's threshold, leak."
-    m, limit, known, rows = run.result['metrics'], run.recipe.inference.limit, contexts_of(run, data), []
-    if 'mask' not in data.fields(m['split']):
-        raise UserError(f"{data.name} has no masks in split {m['split']!r}.", 'These figures need them.')
-    fields = ('mask', 'stuff') if known and 'stuff' in data.fields(m['split']) else ('mask',)
-    for id in chosen_ids(data, m['split'], limit):
-        cached, truth, leak = load_cam(cam_path(run.path, m['split'], id)), truth_of(data, id, fields), {}
+    m, limit, known, rows = run.result["metrics"], run.recipe.inference.limit, contexts_of(run, data), []
+    if "mask" not in data.fields(m["split"]):
+        raise UserError(f"{data.name} has no masks in split {m['split']!r}.", "These figures need them.")
+    fields = ("mask", "stuff") if known and "stuff" in data.fields(m["split"]) else ("mask",)
+    for id in chosen_ids(data, m["split"], limit):
+        cached, truth, leak = load_cam(cam_path(run.path, m["split"], id)), truth_of(data, id, fields), {}
         cam = cached.full().numpy()
-        counts = Confusion(len(data.classes)).update(truth['mask'], predict_mask(cached.classes, cam, m['threshold']), id)
-        if 'stuff' in truth:
-            one = Leak(data.classes, data.stuff_classes).update(cached.classes, cam, truth['stuff'], truth['mask'], id=id)
-            for c, s in one.pairs(known): leak[c] = leak.get(c, 0) + (one.matrix()[c, s] if one.together[c, s] else np.nan)
-        rows += [(id, c, counts.matrix[c + 1].sum(), counts.iou()[c + 1], leak.get(c, np.nan)) for c in cached.classes.tolist()]
-    return pd.DataFrame(rows, columns=['id', 'class', 'pixels', 'iou', 'leak']).set_index(['id', 'class'])
+        counts = Confusion(len(data.classes)).update(
+            truth["mask"], predict_mask(cached.classes, cam, m["threshold"]), id
+        )
+        if "stuff" in truth:
+            one = Leak(data.classes, data.stuff_classes).update(
+                cached.classes, cam, truth["stuff"], truth["mask"], id=id
+            )
+            for c, s in one.pairs(known):
+                leak[c] = leak.get(c, 0) + (one.matrix()[c, s] if one.together[c, s] else np.nan)
+        rows += [
+            (id, c, counts.matrix[c + 1].sum(), counts.iou()[c + 1], leak.get(c, np.nan))
+            for c in cached.classes.tolist()
+        ]
+    return pd.DataFrame(rows, columns=["id", "class", "pixels", "iou", "leak"]).set_index(["id", "class"])
 
 # %% ../../../nbs/paper/figures/00_cams.ipynb #75f9d61d
-def at_rank(table:pd.DataFrame, by:str, share:float=.5) -> tuple[str, int]:   # id, class
+def at_rank(table: pd.DataFrame, by: str, share: float = 0.5) -> tuple[str, int]:  # id, class
     "The row at this share of the ranking by a column (.5: the median)."
-    ranked = table.dropna(subset=[by]).sort_index().sort_values(by, kind='stable')
+    ranked = table.dropna(subset=[by]).sort_index().sort_values(by, kind="stable")
     return ranked.index[int(share * (len(ranked) - 1))]
 
 
-def shown_classes(table:pd.DataFrame, most:int) -> list[int]:
+def shown_classes(table: pd.DataFrame, most: int) -> list[int]:
     "The classes with pixels, in order; only the `most` with the most images where there are more."
-    return sorted(table[table.pixels > 0].groupby('class').size().sort_values(ascending=False, kind='stable').index[:most].tolist())
+    return sorted(
+        table[table.pixels > 0]
+        .groupby("class")
+        .size()
+        .sort_values(ascending=False, kind="stable")
+        .index[:most]
+        .tolist()
+    )
 
 
-def median_gains(before:pd.DataFrame, after:pd.DataFrame, classes:Sequence[int]) -> list[tuple[str, int]]:
+def median_gains(before: pd.DataFrame, after: pd.DataFrame, classes: Sequence[int]) -> list[tuple[str, int]]:
     "Per class the image whose gain in IoU is the class's median."
     gain = before.assign(gain=after.iou - before.iou)[before.pixels > 0]
-    return [at_rank(gain.xs(c, level='class', drop_level=False), 'gain') for c in classes]
+    return [at_rank(gain.xs(c, level="class", drop_level=False), "gain") for c in classes]
 
 
-def lowest(table:pd.DataFrame, classes:Sequence[int]) -> list[tuple[str, int]]:
+def lowest(table: pd.DataFrame, classes: Sequence[int]) -> list[tuple[str, int]]:
     "Per class the image of lowest IoU; of equals the largest object, whose loss is the greatest."
-    ranked = table[table.pixels > 0].sort_index().sort_values(['iou', 'pixels'], ascending=[True, False], kind='stable')
-    return [ranked.xs(c, level='class', drop_level=False).index[0] for c in classes]
+    ranked = (
+        table[table.pixels > 0]
+        .sort_index()
+        .sort_values(["iou", "pixels"], ascending=[True, False], kind="stable")
+    )
+    return [ranked.xs(c, level="class", drop_level=False).index[0] for c in classes]
 
 # %% ../../../nbs/paper/figures/00_cams.ipynb #2d2beae0
-def first_runs(runs:Mapping[str, Sequence[Run]]) -> dict[str, Run]:
+def first_runs(runs: Mapping[str, Sequence[Run]]) -> dict[str, Run]:
     "The first seed of every row: pictures show one run each."
-    if gone := [k for k, v in runs.items() if not v]: raise UserError(f"No run for {', '.join(gone)}.")
+    if gone := [k for k, v in runs.items() if not v]:
+        raise UserError(f"No run for {', '.join(gone)}.")
     return {k: v[0] for k, v in runs.items()}
 
 
-def run_note(runs:Mapping[str, Run]) -> str:
+def run_note(runs: Mapping[str, Run]) -> str:
     "Which runs a picture shows."
-    shown = [f"{k}: {r.recipe.method}, run {r.key}, threshold {r.result['metrics']['threshold']:.2f}" for k, r in runs.items()]
-    return '; '.join(shown) + f'; preset {next(iter(runs.values())).recipe.preset}.'
+    shown = [
+        f"{k}: {r.recipe.method}, run {r.key}, threshold {r.result['metrics']['threshold']:.2f}"
+        for k, r in runs.items()
+    ]
+    return "; ".join(shown) + f"; preset {next(iter(runs.values())).recipe.preset}."
 
 
-def percent(name:str, x:float) -> str: return f'{name} –' if np.isnan(x) else f'{name} {100 * x:.0f} %'
+def percent(name: str, x: float) -> str:
+    return f"{name} –" if np.isnan(x) else f"{name} {100 * x:.0f} %"
 
 
-def shape_of(rows:Sequence) -> tuple[float, int]: return (1.15, 2) if len(rows) > 4 else (1.4, 1)   # width of a picture, blocks
+def shape_of(rows: Sequence) -> tuple[float, int]:
+    return (1.15, 2) if len(rows) > 4 else (1.4, 1)  # width of a picture, blocks
 
 # %% ../../../nbs/paper/figures/00_cams.ipynb #3a0139e5
-def cam_of(run:Run, split:str, id:str, c:int) -> ndarray:   # [H, W]
+def cam_of(run: Run, split: str, id: str, c: int) -> ndarray:  # [H, W]
     "One class's cached CAM, at the image's size."
     cached = load_cam(cam_path(run.path, split, id))
     return cached.full().numpy()[cached.classes.tolist().index(c)]
 
 
-def compared(runs:Mapping[str, Run], data:WsssData, pairs:Sequence[tuple[str, int]], title:str, note:str, marks:Sequence[str]=()) -> Figure:
+def compared(
+    runs: Mapping[str, Run],
+    data: WsssData,
+    pairs: Sequence[tuple[str, int]],
+    title: str,
+    note: str,
+    marks: Sequence[str] = (),
+) -> Figure:
     "Input, the CAM of every run with its IoU, ground truth: one row per (image, class)."
-    split, grid = next(iter(runs.values())).result['metrics']['split'], []
-    for (id, c), mark in zip(pairs, [*marks, *[''] * len(pairs)]):
-        s = data.load(id, ('image', 'mask'))
-        cams = [(cam_overlay(s['image'], cam_of(r, split, id, c)), percent('IoU', image_scores(r, data).iou[id, c])) for r in runs.values()]
-        grid.append([(as_rgb(s['image']), mark + data.classes[c]), *cams, (label_map(s['image'], s['mask']), id)])
+    split, grid = next(iter(runs.values())).result["metrics"]["split"], []
+    for (id, c), mark in zip(pairs, [*marks, *[""] * len(pairs)]):
+        s = data.load(id, ("image", "mask"))
+        cams = [
+            (
+                cam_overlay(s["image"], cam_of(r, split, id, c)),
+                percent("IoU", image_scores(r, data).iou[id, c]),
+            )
+            for r in runs.values()
+        ]
+        grid.append(
+            [(as_rgb(s["image"]), mark + data.classes[c]), *cams, (label_map(s["image"], s["mask"]), id)]
+        )
     note = f"{note} IoU of the class's seed in the image, at each run's own threshold. {run_note(runs)}"
-    title = f'{title} ({about(list(runs.values()))})'
-    return picture_grid(grid, ['input', *runs, 'truth'], title, note, *shape_of(grid), bar=True)
+    title = f"{title} ({about(list(runs.values()))})"
+    return picture_grid(grid, ["input", *runs, "truth"], title, note, *shape_of(grid), bar=True)
 
 # %% ../../../nbs/paper/figures/00_cams.ipynb #ece78eef
-def draw_grid(runs:Mapping[str, Sequence[Run]], data:WsssData, most:int=24) -> Figure:
+def draw_grid(runs: Mapping[str, Sequence[Run]], data: WsssData, most: int = 24) -> Figure:
     "FBR Fig. 4: one image per class, that of the median gain from the first row to the last."
     shown = first_runs(runs)
     before, after = (image_scores(list(shown.values())[i], data) for i in (0, -1))
     classes = shown_classes(before, most)
-    rule = 'Of each class the image whose gain in IoU is the median.' + f' The {most} classes with most images.' * (len(classes) == most)
-    return compared(shown, data, median_gains(before, after, classes), 'CAMs, one image of median gain per class', rule)
+    rule = (
+        "Of each class the image whose gain in IoU is the median."
+        + f" The {most} classes with most images." * (len(classes) == most)
+    )
+    return compared(
+        shown, data, median_gains(before, after, classes), "CAMs, one image of median gain per class", rule
+    )
 
 # %% ../../../nbs/paper/figures/00_cams.ipynb #cc4df3a4
-def faulty_classes(run:Run, data:WsssData, each:int=2) -> tuple[list[int], list[int]]:
+def faulty_classes(run: Run, data: WsssData, each: int = 2) -> tuple[list[int], list[int]]:
     "The classes of lowest precision, and those of lowest recall among the others (background aside)."
-    table = pd.DataFrame(run.result['metrics']['per_class']).drop(index='background')[['precision', 'recall']].astype(float)
-    loose = table.precision.dropna().sort_values(kind='stable').index[:each].tolist()
-    partial = table.recall.drop(loose).dropna().sort_values(kind='stable').index[:each].tolist()
+    table = (
+        pd.DataFrame(run.result["metrics"]["per_class"])
+        .drop(index="background")[["precision", "recall"]]
+        .astype(float)
+    )
+    loose = table.precision.dropna().sort_values(kind="stable").index[:each].tolist()
+    partial = table.recall.drop(loose).dropna().sort_values(kind="stable").index[:each].tolist()
     return [data.classes.index(k) for k in loose], [data.classes.index(k) for k in partial]
 
 
-def draw_teaser(runs:Mapping[str, Sequence[Run]], data:WsssData) -> Figure:
+def draw_teaser(runs: Mapping[str, Sequence[Run]], data: WsssData) -> Figure:
     "FBR Fig. 1: the baseline's two faults, and what the last row makes of them."
     shown = first_runs(runs)
     (name, first), last = next(iter(shown.items())), list(shown.values())[-1]
     before, after = image_scores(first, data), image_scores(last, data)
-    loose, partial = ([c for c in some if c in shown_classes(before, len(data.classes))] for some in faulty_classes(first, data))
-    rule = f'Classes in which {name} has (a) the lowest precision, (b) the lowest recall; of each the image of median gain in IoU.'
-    return compared(shown, data, median_gains(before, after, [*loose, *partial]), 'Two faults of CAMs', rule,
-                    ['(a) '] * len(loose) + ['(b) '] * len(partial))
+    loose, partial = (
+        [c for c in some if c in shown_classes(before, len(data.classes))]
+        for some in faulty_classes(first, data)
+    )
+    rule = f"Classes in which {name} has (a) the lowest precision, (b) the lowest recall; of each the image of median gain in IoU."
+    return compared(
+        shown,
+        data,
+        median_gains(before, after, [*loose, *partial]),
+        "Two faults of CAMs",
+        rule,
+        ["(a) "] * len(loose) + ["(b) "] * len(partial),
+    )
 
 # %% ../../../nbs/paper/figures/00_cams.ipynb #190be7ac
-def leaky_contexts(run:Run, n:int=3) -> list[dict]:   # rows of the leak table
+def leaky_contexts(run: Run, n: int = 3) -> list[dict]:  # rows of the leak table
     "The contexts that a run leaks on most, each with the class that leaks most there."
     found: dict[str, dict] = {}
-    table = [r for r in run.result['metrics'].get('leak_table', ()) if not np.isnan(r['leak'])]
-    for row in sorted(table, key=lambda r: -r['leak']): found.setdefault(row['context'], row)
+    table = [r for r in run.result["metrics"].get("leak_table", ()) if not np.isnan(r["leak"])]
+    for row in sorted(table, key=lambda r: -r["leak"]):
+        found.setdefault(row["context"], row)
     if not found:
-        raise UserError(f'No leak was measured in run {run.key} on {run.recipe.data}.', 'Use data with context masks, as cooccur.')
+        raise UserError(
+            f"No leak was measured in run {run.key} on {run.recipe.data}.",
+            "Use data with context masks, as cooccur.",
+        )
     return list(found.values())[:n]
 
 
-def context_row(runs:Mapping[str, Run], data:WsssData, id:str, c:int, context:str) -> list[tuple[ndarray, str]]:
+def context_row(
+    runs: Mapping[str, Run], data: WsssData, id: str, c: int, context: str
+) -> list[tuple[ndarray, str]]:
     "Input and CAMs of one image; the object outlined in white, the context in blue."
-    s = data.load(id, ('image', 'mask', 'stuff'))
-    mask, split = as_array(s['mask']), next(iter(runs.values())).result['metrics']['split']
-    around = (as_array(s['stuff']) == data.stuff_classes.index(context) + 1) & (mask == 0)
+    s = data.load(id, ("image", "mask", "stuff"))
+    mask, split = as_array(s["mask"]), next(iter(runs.values())).result["metrics"]["split"]
+    around = (as_array(s["stuff"]) == data.stuff_classes.index(context) + 1) & (mask == 0)
     own = np.where(mask == 255, 255, mask == c + 1)
-    def outlined(rgb): return draw_contour(draw_contour(rgb, around | (own == 1), '#56b4e9'), own, 'w')
-    cams = [(outlined(cam_overlay(s['image'], cam_of(r, split, id, c))), percent('leak', image_scores(r, data).leak[id, c]))
-            for r in runs.values()]
-    return [(outlined(as_rgb(s['image'])), f'{data.classes[c]} on {context}'), *cams]
+
+    def outlined(rgb):
+        return draw_contour(draw_contour(rgb, around | (own == 1), "#56b4e9"), own, "w")
+
+    cams = [
+        (
+            outlined(cam_overlay(s["image"], cam_of(r, split, id, c))),
+            percent("leak", image_scores(r, data).leak[id, c]),
+        )
+        for r in runs.values()
+    ]
+    return [(outlined(as_rgb(s["image"])), f"{data.classes[c]} on {context}"), *cams]
 
 # %% ../../../nbs/paper/figures/00_cams.ipynb #934b099d
-def draw_contexts(runs:Mapping[str, Sequence[Run]], data:WsssData, n:int=3, ranks:Sequence[float]=(1 / 3, 2 / 3)) -> Figure:
+def draw_contexts(
+    runs: Mapping[str, Sequence[Run]], data: WsssData, n: int = 3, ranks: Sequence[float] = (1 / 3, 2 / 3)
+) -> Figure:
     "FBR Fig. 9: the contexts that leak most in the first row, two images each, with the leak of the image and of the split."
     shown, totals = first_runs(runs), []
     (name, first), last = next(iter(shown.items())), list(shown.values())[-1]
     rows = leaky_contexts(first, n)
-    scores, split = image_scores(first, data), first.result['metrics']['split']
+    scores, split = image_scores(first, data), first.result["metrics"]["split"]
     grid: list[list] = [[] for _ in ranks]
     for row in rows:
-        c = data.classes.index(row['class'])
-        own = scores.xs(c, level='class', drop_level=False)
+        c = data.classes.index(row["class"])
+        own = scores.xs(c, level="class", drop_level=False)
         for block, share in zip(grid, ranks):
-            block.append(context_row(shown, data, at_rank(own, 'leak', share)[0], c, row['context']))
-        after = leak_rows(last.result['metrics']['leak_table'])[row['class'], row['context']]
-        totals.append(f"{row['class']} on {row['context']} {100 * row['leak']:.1f} → {100 * after:.1f} % ({row['images']} images)")
-    note = (f"Leak: share of the class's CAM on the context (blue outline; white: the object). All of {split}: {'; '.join(totals)}. "
-            f'Contexts: those with most leak of {name}; images: at one and two thirds of the ranking by its leak. {run_note(shown)}')
-    title = f'Leak on co-occurring contexts ({about(list(shown.values()))})'
-    return picture_grid([r for block in grid for r in block], ['input', *shown], title, note, 1.3, len(ranks), True)
+            block.append(context_row(shown, data, at_rank(own, "leak", share)[0], c, row["context"]))
+        after = leak_rows(last.result["metrics"]["leak_table"])[row["class"], row["context"]]
+        totals.append(
+            f"{row['class']} on {row['context']} {100 * row['leak']:.1f} → {100 * after:.1f} % ({row['images']} images)"
+        )
+    note = (
+        f"Leak: share of the class's CAM on the context (blue outline; white: the object). All of {split}: {'; '.join(totals)}. "
+        f"Contexts: those with most leak of {name}; images: at one and two thirds of the ranking by its leak. {run_note(shown)}"
+    )
+    title = f"Leak on co-occurring contexts ({about(list(shown.values()))})"
+    return picture_grid(
+        [r for block in grid for r in block], ["input", *shown], title, note, 1.3, len(ranks), True
+    )
 
 # %% ../../../nbs/paper/figures/00_cams.ipynb #ddab419b
-def draw_failures(runs:Mapping[str, Sequence[Run]], data:WsssData, most:int=24) -> Figure:
+def draw_failures(runs: Mapping[str, Sequence[Run]], data: WsssData, most: int = 24) -> Figure:
     "FBR Fig. 13: of every class the image of lowest IoU in the last row's run, with CAM, seed and ground truth."
     name, run = list(first_runs(runs).items())[-1]
-    m, scores, grid = run.result['metrics'], image_scores(run, data), []
+    m, scores, grid = run.result["metrics"], image_scores(run, data), []
     for id, c in lowest(scores, shown_classes(scores, most)):
-        s, cached = data.load(id, ('image', 'mask')), load_cam(cam_path(run.path, m['split'], id))
-        seed = predict_mask(cached.classes, cached.full(), m['threshold'])
-        cam = cam_overlay(s['image'], cam_of(run, m['split'], id, c))
-        grid.append([(as_rgb(s['image']), data.classes[c]), (cam, f'CAM of {data.classes[c]}'),
-                     (label_map(s['image'], seed), percent('IoU', scores.iou[id, c])), (label_map(s['image'], s['mask']), id)])
-    note = (f"Of each class the image of lowest IoU (of equals that of the largest object). Colours: PASCAL VOC's, by class. "
-            f'{run_note({name: run})}')
-    title = f'Failures of {name}, the worst image per class ({about([run])})'
-    return picture_grid(grid, ['input', 'CAM', 'seed', 'truth'], title, note, *shape_of(grid), bar=True)
+        s, cached = data.load(id, ("image", "mask")), load_cam(cam_path(run.path, m["split"], id))
+        seed = predict_mask(cached.classes, cached.full(), m["threshold"])
+        cam = cam_overlay(s["image"], cam_of(run, m["split"], id, c))
+        grid.append(
+            [
+                (as_rgb(s["image"]), data.classes[c]),
+                (cam, f"CAM of {data.classes[c]}"),
+                (label_map(s["image"], seed), percent("IoU", scores.iou[id, c])),
+                (label_map(s["image"], s["mask"]), id),
+            ]
+        )
+    note = (
+        f"Of each class the image of lowest IoU (of equals that of the largest object). Colours: PASCAL VOC's, by class. "
+        f"{run_note({name: run})}"
+    )
+    title = f"Failures of {name}, the worst image per class ({about([run])})"
+    return picture_grid(grid, ["input", "CAM", "seed", "truth"], title, note, *shape_of(grid), bar=True)

@@ -23,72 +23,93 @@ from ...run.store import Run
 from ...draw.grids import ClusterRow, cluster_grid
 
 # %% ../../../nbs/paper/figures/01_clusters.ipynb #e5dfeda0
-def eval_batch(data:WsssData, split:str, ids:Sequence[str], device:torch.device=torch.device('cpu')) -> dict[str, Any]:
+def eval_batch(
+    data: WsssData, split: str, ids: Sequence[str], device: torch.device = torch.device("cpu")
+) -> dict[str, Any]:
     "Images of one size as the model sees them at evaluation."
-    some = Split(data, split, ('image',), eval_transform())
+    some = Split(data, split, ("image",), eval_transform())
     some.ids = list(ids)
     batch = collate([some[i] for i in range(len(some))])
     return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
 
 
 @torch.no_grad()
-def cluster_view(model:CamModel, fbr:FBR, batch:dict, k:int) -> dict[str, Tensor]:
+def cluster_view(model: CamModel, fbr: FBR, batch: dict, k: int) -> dict[str, Tensor]:
     "What FBR sees in a batch (`explain`) with K = k, the same each time; the term stays as it is."
-    fbr.start(1, 1)   # at the end of training, with fresh random numbers for K-means
+    fbr.start(1, 1)  # at the end of training, with fresh random numbers for K-means
     before, fbr.cfg = fbr.cfg, fbr.cfg.model_copy(update=dict(clusters=k))
-    try: return explain(fbr, model(batch['image']), batch)
-    finally: fbr.cfg = before
+    try:
+        return explain(fbr, model(batch["image"]), batch)
+    finally:
+        fbr.cfg = before
 
 
-def star_positions(stars:Tensor, width:int) -> Tensor:   # [K] with -1 for none -> (row, column), [<= K, 2]
+def star_positions(stars: Tensor, width: int) -> Tensor:  # [K] with -1 for none -> (row, column), [<= K, 2]
     "Where the NROIs of an image lie on its grid."
     stars = stars[stars >= 0].cpu()
     return torch.stack([stars // width, stars % width], 1)
 
 # %% ../../../nbs/paper/figures/01_clusters.ipynb #630033f4
-def cluster_row(model:CamModel, fbr:FBR, data:WsssData, split:str, id:str, clusters:Sequence[int], device:torch.device) -> ClusterRow:
+def cluster_row(
+    model: CamModel,
+    fbr: FBR,
+    data: WsssData,
+    split: str,
+    id: str,
+    clusters: Sequence[int],
+    device: torch.device,
+) -> ClusterRow:
     "Cluster maps and NROIs of one image for several K."
     batch, maps, stars = eval_batch(data, split, [id], device), {}, {}
     for k in clusters:
         view = cluster_view(model, fbr, batch, k)
-        maps[f'K = {k}'] = view['clusters'][0].cpu()
-        stars[f'K = {k}'] = star_positions(view['stars'][0], view['clusters'].shape[-1])
-    seed = view['seed'][0].cpu()
-    names = ', '.join(data.classes[c] for c in data.tags[id])
-    return ClusterRow(batch['image'][0].cpu(), maps, stars, (seed > 0) & (seed != 255), names)
+        maps[f"K = {k}"] = view["clusters"][0].cpu()
+        stars[f"K = {k}"] = star_positions(view["stars"][0], view["clusters"].shape[-1])
+    seed = view["seed"][0].cpu()
+    names = ", ".join(data.classes[c] for c in data.tags[id])
+    return ClusterRow(batch["image"][0].cpu(), maps, stars, (seed > 0) & (seed != 255), names)
 
 # %% ../../../nbs/paper/figures/01_clusters.ipynb #8c51c441
 @torch.no_grad()
-def background_share(model:CamModel, fbr:FBR, batch:dict) -> float:
+def background_share(model: CamModel, fbr: FBR, batch: dict) -> float:
     "Share of the positions that FBR's seed leaves to the background."
-    out = model(batch['image'])
-    score = normalised_cam(out.cam, batch['labels']).amax(1, keepdim=True)
+    out = model(batch["image"])
+    score = normalised_cam(out.cam, batch["labels"]).amax(1, keepdim=True)
     return (score <= (fbr.cfg.bg_score if out.background is None else out.background)).float().mean().item()
 
 
-def roomy_ids(model:CamModel, fbr:FBR, data:WsssData, split:str, n:int, device:torch.device, look_at:int=64) -> list[str]:
+def roomy_ids(
+    model: CamModel, fbr: FBR, data: WsssData, split: str, n: int, device: torch.device, look_at: int = 64
+) -> list[str]:
     "Of each of `n` parts of a split the image with the most background, among `look_at` images with tags at equal steps."
     ids = [i for i in data.ids(split) if data.tags.get(i)]
     ids = [ids[k * len(ids) // look_at] for k in range(look_at)] if len(ids) > look_at else ids
-    n, share = min(n, len(ids)), {i: background_share(model, fbr, eval_batch(data, split, [i], device)) for i in ids}
-    return [max(ids[k * len(ids) // n:(k + 1) * len(ids) // n], key=share.get) for k in range(n)]
+    n, share = (
+        min(n, len(ids)),
+        {i: background_share(model, fbr, eval_batch(data, split, [i], device)) for i in ids},
+    )
+    return [max(ids[k * len(ids) // n : (k + 1) * len(ids) // n], key=share.get) for k in range(n)]
 
 
 def draw_clusters(
-    runs:Mapping[str, Sequence[Run]],
-    data:WsssData,
-    clusters:Sequence[int]=(4, 6, 8),
-    images:int=4,
-    device:str='auto',
+    runs: Mapping[str, Sequence[Run]],
+    data: WsssData,
+    clusters: Sequence[int] = (4, 6, 8),
+    images: int = 4,
+    device: str = "auto",
 ) -> Figure:
     "FBR Fig. 11: cluster maps and starred NROIs for several K, of the last row's run."
     run, target = list(runs.values())[-1][0], pick_device(device)
-    if 'fbr' not in run.recipe.terms:
-        raise UserError(f'Run {run.key} ({run.recipe.method}) has no FBR, hence no NROIs.', 'Choose one with +fbr.')
+    if "fbr" not in run.recipe.terms:
+        raise UserError(
+            f"Run {run.key} ({run.recipe.method}) has no FBR, hence no NROIs.", "Choose one with +fbr."
+        )
     model, fbr = (f(run, len(data.classes), device) for f in (load_model, load_terms))
-    split, settings = run.recipe.splits.val, run.recipe.terms['fbr']
-    ids = roomy_ids(model, fbr['fbr'], data, split, images, target)
-    rows = [cluster_row(model, fbr['fbr'], data, split, id, clusters, target) for id in ids]
-    title = f'Background clusters and NROIs of {run.recipe.method} ({data.name}, {split}, seed {run.recipe.seed})'
-    note = f'Of {len(ids)} parts of {split} the image with most background. Trained with K = {settings.clusters}; run {run.key}.'
+    split, settings = run.recipe.splits.val, run.recipe.terms["fbr"]
+    ids = roomy_ids(model, fbr["fbr"], data, split, images, target)
+    rows = [cluster_row(model, fbr["fbr"], data, split, id, clusters, target) for id in ids]
+    title = (
+        f"Background clusters and NROIs of {run.recipe.method} ({data.name}, {split}, seed {run.recipe.seed})"
+    )
+    note = f"Of {len(ids)} parts of {split} the image with most background. Trained with K = {settings.clusters}; run {run.key}."
     return cluster_grid(rows, title, 1.5, note)

@@ -22,61 +22,82 @@ from ...run.store import Run
 from ...draw.grids import empty_grid, styled
 
 # %% ../../../nbs/paper/figures/02_cooccurrence.ipynb #00100131
-P = (.5, .7, .9, 1.)
-METHODS = {'baseline': '{base}', '+ FBR': '{base}+fbr'}
-SWEEP_ROWS = tuple(Row(f'{label}, p = {p:g}', method, data={'p': p}) for label, method in METHODS.items() for p in P)
+P = (0.5, 0.7, 0.9, 1.0)
+METHODS = {"baseline": "{base}", "+ FBR": "{base}+fbr"}
+SWEEP_ROWS = tuple(
+    Row(f"{label}, p = {p:g}", method, data={"p": p}) for label, method in METHODS.items() for p in P
+)
 LEAK_ROWS = tuple(Row(label, method) for label, method in METHODS.items())
 
 # %% ../../../nbs/paper/figures/02_cooccurrence.ipynb #dd2b58ca
-def dial(run:Run) -> float:
+def dial(run: Run) -> float:
     "The p of a run's data; other data has none."
-    if not run.recipe.data.startswith('cooccur'):
-        raise UserError(f'Run {run.key} is of {run.recipe.data}, which has no dial p.', 'Use cooccur, the embedded benchmark.')
-    return parse(run.recipe.data)['p']
+    if not run.recipe.data.startswith("cooccur"):
+        raise UserError(
+            f"Run {run.key} is of {run.recipe.data}, which has no dial p.",
+            "Use cooccur, the embedded benchmark.",
+        )
+    return parse(run.recipe.data)["p"]
 
 
-def by_dial(runs:Iterable[Run], metric:str) -> tuple[list[float], dict[str, ndarray]]:   # p, [X]; method -> [seeds, X]
+def by_dial(
+    runs: Iterable[Run], metric: str
+) -> tuple[list[float], dict[str, ndarray]]:  # p, [X]; method -> [seeds, X]
     "A metric of finished runs by method and p, one row per seed; NaN where there is no run."
     points: dict[str, dict[tuple[int, float], float]] = {}
-    for run in runs: points.setdefault(run.recipe.method, {})[run.recipe.seed, dial(run)] = run.result['metrics'].get(metric, np.nan)
-    points = {m: points[m] for m in sorted(points, key=lambda m: (m.count('+'), m))}
+    for run in runs:
+        points.setdefault(run.recipe.method, {})[run.recipe.seed, dial(run)] = run.result["metrics"].get(
+            metric, np.nan
+        )
+    points = {m: points[m] for m in sorted(points, key=lambda m: (m.count("+"), m))}
     p = sorted({x for found in points.values() for _, x in found})
     seeds = {m: sorted({s for s, _ in found}) for m, found in points.items()}
-    return p, {m: np.array([[found.get((s, x), np.nan) for x in p] for s in seeds[m]]) for m, found in points.items()}
+    return p, {
+        m: np.array([[found.get((s, x), np.nan) for x in p] for s in seeds[m]]) for m, found in points.items()
+    }
 
 # %% ../../../nbs/paper/figures/02_cooccurrence.ipynb #d8ec8f6d
 @styled
-def sweep_chart(runs:Sequence[Run]) -> Figure:
+def sweep_chart(runs: Sequence[Run]) -> Figure:
     "Seed mIoU and leak against p, one line per method."
-    if not runs: raise UserError('No finished runs to draw.', 'wsss_nb figure cooccur.sweep --run makes them.')
-    first, panels = runs[0], {'miou': 'seed mIoU (%)', 'leak': 'leak (%)'}
-    banded = any((~np.isnan(v)).sum(0).max() > 1 for v in by_dial(runs, 'miou')[1].values())
+    if not runs:
+        raise UserError("No finished runs to draw.", "wsss_nb figure cooccur.sweep --run makes them.")
+    first, panels = runs[0], {"miou": "seed mIoU (%)", "leak": "leak (%)"}
+    banded = any((~np.isnan(v)).sum(0).max() > 1 for v in by_dial(runs, "miou")[1].values())
     keys = sorted({r.recipe.seed for r in runs})
-    name = 'cooccur' if len({r.recipe.data for r in runs}) > 1 else first.recipe.data
-    title = (f"What co-occurrence does to CAMs ({name}, {first.result['metrics']['split']}, preset {first.recipe.preset}, "
-             f"seed{'s' * (len(keys) > 1)} {', '.join(map(str, keys))})")
-    note = ('p: probability that an object stands in its own context. Leak: share of its CAM there. '
-            + (f'Bands: {SPREAD["t95"]} over seeds.' if banded else 'One seed per point: no bands.'))
-    fig, axes = empty_grid([2.4], 2, 3.3, title, (0, .25), note)
+    name = "cooccur" if len({r.recipe.data for r in runs}) > 1 else first.recipe.data
+    title = (
+        f"What co-occurrence does to CAMs ({name}, {first.result['metrics']['split']}, preset {first.recipe.preset}, "
+        f"seed{'s' * (len(keys) > 1)} {', '.join(map(str, keys))})"
+    )
+    note = "p: probability that an object stands in its own context. Leak: share of its CAM there. " + (
+        f"Bands: {SPREAD['t95']} over seeds." if banded else "One seed per point: no bands."
+    )
+    fig, axes = empty_grid([2.4], 2, 3.3, title, (0, 0.25), note)
     for ax, (metric, label) in zip(axes[0], panels.items()):
         p, values = by_dial(runs, metric)
-        draw_lines(ax, p, values, 't95')
-        ax.set(xlabel='co-occurrence p', ylabel=label, xticks=p)
+        draw_lines(ax, p, values, "t95")
+        ax.set(xlabel="co-occurrence p", ylabel=label, xticks=p)
     axes[0, 0].legend()
     return fig
 
 
-def draw_sweep(runs:Mapping[str, Sequence[Run]], data:WsssData|None=None) -> Figure:
+def draw_sweep(runs: Mapping[str, Sequence[Run]], data: WsssData | None = None) -> Figure:
     "`sweep_chart` of the rows of `cooccur.sweep`."
     return sweep_chart([r for row in runs.values() for r in row])
 
 # %% ../../../nbs/paper/figures/02_cooccurrence.ipynb #ae1bffdd
-def draw_leak(runs:Mapping[str, Sequence[Run]], data:WsssData|None=None) -> Figure:
+def draw_leak(runs: Mapping[str, Sequence[Run]], data: WsssData | None = None) -> Figure:
     "Share of each class's CAM on its own context, one dot per method, whiskers over seeds."
     rows = {rs[0].recipe.method: rs for rs in runs.values()}
-    tables = {m: [r.result['metrics'].get('leak_table') for r in rs] for m, rs in rows.items()}
+    tables = {m: [r.result["metrics"].get("leak_table") for r in rs] for m, rs in rows.items()}
     every = [r for rs in rows.values() for r in rs]
     if not all(t for ts in tables.values() for t in ts):
-        raise UserError(f'{every[0].recipe.data} has no context masks, so there is no leak to draw.', 'Use cooccur, or add StuffClass/.')
+        raise UserError(
+            f"{every[0].recipe.data} has no context masks, so there is no leak to draw.",
+            "Use cooccur, or add StuffClass/.",
+        )
     whiskers = f", {SPREAD['t95']}" * any(len(t) > 1 for t in tables.values())
-    return leak_plot(tables, f'CAM on the own context ({about(every)}, preset {every[0].recipe.preset}{whiskers})', 't95')
+    return leak_plot(
+        tables, f"CAM on the own context ({about(every)}, preset {every[0].recipe.preset}{whiskers})", "t95"
+    )

@@ -40,113 +40,155 @@ from ...metrics.curves import FalsePositives
 from ...draw.grids import RUN_COLOURS, empty_grid, picture_grid, styled
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #c94bff5f
-def prototype_table(snapshots:Sequence[Mapping[str, ndarray]], data:WsssData, classes:Sequence[str]) -> tuple[ndarray,pd.DataFrame]:
+def prototype_table(
+    snapshots: Sequence[Mapping[str, ndarray]], data: WsssData, classes: Sequence[str]
+) -> tuple[ndarray, pd.DataFrame]:
     "Prototypes of some classes in all snapshots: vectors [N, L], and a row for each: snapshot, class, foreground (is it positive?)."
     vectors, rows = [], []
     for i, s in enumerate(snapshots):
         for name in classes:
             c = data.classes.index(name)
-            for positive, x in ((True, s['positive'][c][s['used'][c]]), (False, s['negative'][c][s['source'][c] != ''])):
+            for positive, x in (
+                (True, s["positive"][c][s["used"][c]]),
+                (False, s["negative"][c][s["source"][c] != ""]),
+            ):
                 vectors.append(x.astype(np.float32))
                 rows += [(i, name, positive)] * len(x)
-    return np.concatenate(vectors), pd.DataFrame(rows, columns=['snapshot', 'class', 'foreground'])
+    return np.concatenate(vectors), pd.DataFrame(rows, columns=["snapshot", "class", "foreground"])
 
 
-def to_first_negatives(x:ndarray, table:pd.DataFrame) -> dict[int, float]:   # snapshot -> mean distance
+def to_first_negatives(x: ndarray, table: pd.DataFrame) -> dict[int, float]:  # snapshot -> mean distance
     "How far the positive prototypes of each snapshot are from the nearest negative of the first one, of their class."
-    found:dict[int, list[float]] = {}
-    for (i, name), rows in table[table.foreground].groupby(['snapshot', 'class']):
-        first = x[(table.snapshot == 0) & (table['class'] == name) & ~table.foreground]
-        if len(first): found.setdefault(i, []).extend(np.linalg.norm(x[rows.index, None] - first, axis=-1).min(1))
+    found: dict[int, list[float]] = {}
+    for (i, name), rows in table[table.foreground].groupby(["snapshot", "class"]):
+        first = x[(table.snapshot == 0) & (table["class"] == name) & ~table.foreground]
+        if len(first):
+            found.setdefault(i, []).extend(np.linalg.norm(x[rows.index, None] - first, axis=-1).min(1))
     return {i: float(np.mean(v)) for i, v in found.items()}
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #1562e838
 @styled
-def draw_prototypes(runs:Mapping[str, Sequence[Run]], data:WsssData, classes:Sequence[str]=(), method:str='tsne') -> Figure:
+def draw_prototypes(
+    runs: Mapping[str, Sequence[Run]], data: WsssData, classes: Sequence[str] = (), method: str = "tsne"
+) -> Figure:
     "FPR Fig. 5: prototypes of three classes over the epochs, of the last row's first run."
     run = list(first_runs(runs).values())[-1]
     snapshots, picked = load_pools(run.path), list(classes or faultiest(run, data, 3))
     x, table = prototype_table(snapshots, data, picked)
-    away, options = to_first_negatives(x, table), {} if method == 'pca' else dict(metric='euclidean')
-    points = embed(x, method, cache=run.path / 'features', **options)
-    style = {(c, False): dict(marker='x', s=16, lw=1, color=lighter(k, .2), label=f'{c}, negative') for c, k in zip(picked, RUN_COLOURS)}
-    style |= {(c, True): dict(marker='o', s=16, lw=0, color=k, label=f'{c}, positive') for c, k in zip(picked, RUN_COLOURS)}
-    title = f'Prototypes before an epoch ({about([run])})'
-    note = (f'All panels are one embedding of {len(x)} prototypes (axes have no unit). Distance: of positive prototypes to the nearest '
-            f"negative of the first panel, mean, in the original space.{' Classes: those that leak most.' * (not classes)} Run {run.key}, "
-            f'preset {run.recipe.preset}.')
-    fig, axes = empty_grid([2.1], len(snapshots), 2.2, title, (1.4, .3), note)
+    away, options = to_first_negatives(x, table), {} if method == "pca" else dict(metric="euclidean")
+    points = embed(x, method, cache=run.path / "features", **options)
+    style = {
+        (c, False): dict(marker="x", s=16, lw=1, color=lighter(k, 0.2), label=f"{c}, negative")
+        for c, k in zip(picked, RUN_COLOURS)
+    }
+    style |= {
+        (c, True): dict(marker="o", s=16, lw=0, color=k, label=f"{c}, positive")
+        for c, k in zip(picked, RUN_COLOURS)
+    }
+    title = f"Prototypes before an epoch ({about([run])})"
+    note = (
+        f"All panels are one embedding of {len(x)} prototypes (axes have no unit). Distance: of positive prototypes to the nearest "
+        f"negative of the first panel, mean, in the original space.{' Classes: those that leak most.' * (not classes)} Run {run.key}, "
+        f"preset {run.recipe.preset}."
+    )
+    fig, axes = empty_grid([2.1], len(snapshots), 2.2, title, (1.4, 0.3), note)
     for i, (ax, s) in enumerate(zip(axes[0], snapshots)):
         here = (table.snapshot == i).to_numpy()
-        draw_cloud(ax, Cloud(points[here], table[here], f'distance {away[i]:.1f}' if i in away else ''), style)
-        ax.set(title=f"step {s['step']}", xlim=limits(points[:, 0]), ylim=limits(points[:, 1]), aspect='auto')
-    handles = [Line2D([], [], ls='', marker=h['marker'], color=h['color'], ms=5, label=h['label']) for h in style.values()]
-    fig.legend(handles=sorted(handles, key=lambda h: h.get_label()), loc='outside right center', handletextpad=.1)
+        draw_cloud(
+            ax, Cloud(points[here], table[here], f"distance {away[i]:.1f}" if i in away else ""), style
+        )
+        ax.set(title=f"step {s['step']}", xlim=limits(points[:, 0]), ylim=limits(points[:, 1]), aspect="auto")
+    handles = [
+        Line2D([], [], ls="", marker=h["marker"], color=h["color"], ms=5, label=h["label"])
+        for h in style.values()
+    ]
+    fig.legend(
+        handles=sorted(handles, key=lambda h: h.get_label()), loc="outside right center", handletextpad=0.1
+    )
     return fig
 
 
-def limits(x:ndarray) -> tuple[float, float]:
+def limits(x: ndarray) -> tuple[float, float]:
     "Ends of an axis with a margin."
-    return x.min() - .06 * np.ptp(x), x.max() + .06 * np.ptp(x)
+    return x.min() - 0.06 * np.ptp(x), x.max() + 0.06 * np.ptp(x)
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #4f0ac8ae
-COLOURS = ('#e69f00', '#0072b2', '#cc79a7', '#888888')   # of three negatives, and of all others
+COLOURS = ("#e69f00", "#0072b2", "#cc79a7", "#888888")  # of three negatives, and of all others
 
 
 @torch.no_grad()
 def suppressed_map(
-    model:CamModel, fpr:FPR, data:WsssData, split:str, id:str, c:int, device:torch.device,
-) -> tuple[Tensor,Tensor]:   # 2 × [h, w]
+    model: CamModel,
+    fpr: FPR,
+    data: WsssData,
+    split: str,
+    id: str,
+    c: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:  # 2 × [h, w]
     "Of an image with the class: the index of the nearest negative where L_PR suppresses, else -1; and the normalised CAM."
     batch = eval_batch(data, split, [id], device)
-    out = model(batch['image'])
+    out = model(batch["image"])
     seen = explain(fpr, out, batch)
-    return seen['negative'][0, seen['classes'].tolist().index(c)].cpu(), normalised_cam(out.cam, batch['labels'])[0, c].cpu()
+    return seen["negative"][0, seen["classes"].tolist().index(c)].cpu(), normalised_cam(
+        out.cam, batch["labels"]
+    )[0, c].cpu()
 
 
-def coloured(image, negative:Tensor, shown:Sequence[int]) -> ndarray:
+def coloured(image, negative: Tensor, shown: Sequence[int]) -> ndarray:
     "Suppressed pixels over their image, in the colours of the shown negatives; grey for others."
     rgb, last = as_rgb(image), len(COLOURS) - 1
-    index = np.array([list(shown).index(v) if v in shown else last for v in negative.flatten().tolist()]).reshape(negative.shape)
+    index = np.array(
+        [list(shown).index(v) if v in shown else last for v in negative.flatten().tolist()]
+    ).reshape(negative.shape)
     colours = np.array([to_rgb(c) for c in COLOURS])[resize(index, rgb.shape[:2], nearest=True)] * 255
-    return blend(rgb, colours, .75 * resize((negative >= 0).numpy(), rgb.shape[:2], nearest=True))
+    return blend(rgb, colours, 0.75 * resize((negative >= 0).numpy(), rgb.shape[:2], nearest=True))
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #d1df4c2a
 @torch.no_grad()
-def source_picture(model:CamModel, fpr:FPR, data:WsssData, split:str, id:str, c:int, colour:str, device:torch.device) -> ndarray:
+def source_picture(
+    model: CamModel, fpr: FPR, data: WsssData, split: str, id: str, c: int, colour: str, device: torch.device
+) -> ndarray:
     "The image that a negative is from, with the class's region in it outlined."
     batch = eval_batch(data, split, [id], device)
-    region = class_regions(model(batch['image']).cam, fpr.cfg.theta)[0, c].cpu().numpy()
-    rgb = as_rgb(batch['image'][0].cpu())
+    region = class_regions(model(batch["image"]).cam, fpr.cfg.theta)[0, c].cpu().numpy()
+    rgb = as_rgb(batch["image"][0].cpu())
     return draw_contour(rgb, resize(region, rgb.shape[:2], nearest=True).astype(np.uint8), colour)
 
 
 def most_used(
-    maps:Mapping[str, tuple[Tensor,Tensor]], there:Tensor, n:int=3,
-) -> dict[int, float]:   # index -> share of the suppressed pixels
+    maps: Mapping[str, tuple[Tensor, Tensor]],
+    there: Tensor,
+    n: int = 3,
+) -> dict[int, float]:  # index -> share of the suppressed pixels
     "The negatives that most suppressed pixels are nearest to, among those that are `there` (bool [K])."
     counts = torch.stack([torch.bincount(v[v >= 0], minlength=len(there)) for v, _ in maps.values()]).sum(0)
-    order = torch.where(there, counts, -1).argsort(descending=True, stable=True)[:min(n, int(there.sum()))]
+    order = torch.where(there, counts, -1).argsort(descending=True, stable=True)[: min(n, int(there.sum()))]
     return {k: counts[k].item() / max(counts.sum().item(), 1) for k in order.tolist()}
 
 
-def seen_negatives(run:Run, data:WsssData, name:str, device:str) -> tuple[CamModel,FPR,int]:
+def seen_negatives(run: Run, data: WsssData, name: str, device: str) -> tuple[CamModel, FPR, int]:
     "Model and term of a run, and the index of a class; a run without FPR or without negatives of the class is a `UserError`."
-    if 'fpr' not in run.recipe.terms:
-        raise UserError(f'Run {run.key} ({run.recipe.method}) has no FPR, hence no negatives.', 'Choose one with +fpr.')
-    model, term = load_model(run, len(data.classes), device), load_terms(run, len(data.classes), device)['fpr']
+    if "fpr" not in run.recipe.terms:
+        raise UserError(
+            f"Run {run.key} ({run.recipe.method}) has no FPR, hence no negatives.", "Choose one with +fpr."
+        )
+    model, term = (
+        load_model(run, len(data.classes), device),
+        load_terms(run, len(data.classes), device)["fpr"],
+    )
     if not term.pools.ready[c := data.classes.index(name)]:
-        raise UserError(f'Run {run.key} found no false positives of {name}.', 'Choose another class.')
+        raise UserError(f"Run {run.key} found no false positives of {name}.", "Choose another class.")
     return model, term, c
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #f4f90ac9
 def draw_suppressed(
-    runs:Mapping[str, Sequence[Run]],
-    data:WsssData,
-    name:str='',         # class; default: the one that leaks most
-    images:int=4,
-    look_at:int=64,      # so many images with the class are compared
-    device:str='auto',
+    runs: Mapping[str, Sequence[Run]],
+    data: WsssData,
+    name: str = "",  # class; default: the one that leaks most
+    images: int = 4,
+    look_at: int = 64,  # so many images with the class are compared
+    device: str = "auto",
 ) -> Figure:
     "FPR Fig. 6: suppressed pixels of one class by their nearest negative prototype, of the last row's first run."
     run, target = list(first_runs(runs).values())[-1], pick_device(device)
@@ -155,97 +197,179 @@ def draw_suppressed(
     ids = [i for i in data.ids(split) if c in data.tags[i]]
     ids = [ids[i * len(ids) // look_at] for i in range(look_at)] if len(ids) > look_at else ids
     maps = {i: suppressed_map(model, term, data, split, i, c, target) for i in ids}
-    source = [data.ids(split)[i] if i >= 0 else '' for i in term.pools.image[c].tolist()]
+    source = [data.ids(split)[i] if i >= 0 else "" for i in term.pools.image[c].tolist()]
     shown = most_used(maps, term.pools.image[c].cpu() >= 0)
-    grid = [[(source_picture(model, term, data, split, source[k], c, colour, target), f'negative {k + 1}: {100 * share:.0f} %')
-             for (k, share), colour in zip(shown.items(), COLOURS)]]
+    grid = [
+        [
+            (
+                source_picture(model, term, data, split, source[k], c, colour, target),
+                f"negative {k + 1}: {100 * share:.0f} %",
+            )
+            for (k, share), colour in zip(shown.items(), COLOURS)
+        ]
+    ]
     for id in sorted(ids, key=lambda i: -(maps[i][0] >= 0).float().mean().item())[:images]:
-        image, (negative, cam) = data.load(id)['image'], maps[id]
-        grid.append([(as_rgb(image), id), (cam_overlay(image, cam), f'CAM of {name}'), (coloured(image, negative, [*shown]), 'suppressed')])
+        image, (negative, cam) = data.load(id)["image"], maps[id]
+        grid.append(
+            [
+                (as_rgb(image), id),
+                (cam_overlay(image, cam), f"CAM of {name}"),
+                (coloured(image, negative, [*shown]), "suppressed"),
+            ]
+        )
     regions = sum(int((cam > term.cfg.theta).sum()) for _, cam in maps.values())
     out = sum(int((negative >= 0).sum()) for negative, _ in maps.values())
-    note = (f'Above: images without {name} that the three negatives with most pixels are from, with their share of the suppressed pixels; '
-            f'outline: the region seen as {name}. Below: those of {len(ids)} images with most suppressed pixels (grey: other negatives). '
-            f'Suppressed: {100 * out / max(regions, 1):.0f} % of the regions. Prototypes before the last epoch. Run {run.key}, preset '
-            f'{run.recipe.preset}.')
-    return picture_grid(grid, [''] * 3, f'Pixels of {name} that L_PR suppresses ({data.name}, {split}, seed {run.recipe.seed})', note, 1.5)
+    note = (
+        f"Above: images without {name} that the three negatives with most pixels are from, with their share of the suppressed pixels; "
+        f"outline: the region seen as {name}. Below: those of {len(ids)} images with most suppressed pixels (grey: other negatives). "
+        f"Suppressed: {100 * out / max(regions, 1):.0f} % of the regions. Prototypes before the last epoch. Run {run.key}, preset "
+        f"{run.recipe.preset}."
+    )
+    return picture_grid(
+        grid,
+        [""] * 3,
+        f"Pixels of {name} that L_PR suppresses ({data.name}, {split}, seed {run.recipe.seed})",
+        note,
+        1.5,
+    )
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #4fdfa257
-GRID = {10: (53.3, 53.4, 53.2), 12: (53.6, 54.3, 53.3), 15: (53.8, 54.3, 53.5), 17: (54.2, 54.5, 53.6),
-        20: (54.1, 54.2, 53.8)}                    # λ1 in 1e-2 -> mIoU in the paper for each λ2
-SECOND, KS = (10, 15, 20), (1, 5, 10, 20, 30, 50)   # λ2 in 1e-5; K
+GRID = {
+    10: (53.3, 53.4, 53.2),
+    12: (53.6, 54.3, 53.3),
+    15: (53.8, 54.3, 53.5),
+    17: (54.2, 54.5, 53.6),
+    20: (54.1, 54.2, 53.8),
+}  # λ1 in 1e-2 -> mIoU in the paper for each λ2
+SECOND, KS = (10, 15, 20), (1, 5, 10, 20, 30, 50)  # λ2 in 1e-5; K
 
 
-def times(value:float, of:float) -> str:
+def times(value: float, of: float) -> str:
     "A factor that makes `value` of a field whose paper value is `of`."
-    return f'x{value / of:.12f}'
+    return f"x{value / of:.12f}"
 
 
 WEIGHT_ROWS = tuple(
-    Row(f'λ1 = {a}e-2, λ2 = {b}e-5', '{base}+fpr', {'terms.fpr.lambda_rc': times(a, 12), 'terms.fpr.lambda_pr': times(b, 15)}, {'mIoU': v})
-    for a, values in GRID.items() for b, v in zip(SECOND, values))
-K_ROWS = tuple(Row(f'K = {k}', '{base}+fpr', {'terms.fpr.prototypes': k}, {'mIoU': v} if v else {})
-               for k, v in zip(KS, (53.1, None, 54.3, None, None, 53.8)))
+    Row(
+        f"λ1 = {a}e-2, λ2 = {b}e-5",
+        "{base}+fpr",
+        {"terms.fpr.lambda_rc": times(a, 12), "terms.fpr.lambda_pr": times(b, 15)},
+        {"mIoU": v},
+    )
+    for a, values in GRID.items()
+    for b, v in zip(SECOND, values)
+)
+K_ROWS = tuple(
+    Row(f"K = {k}", "{base}+fpr", {"terms.fpr.prototypes": k}, {"mIoU": v} if v else {})
+    for k, v in zip(KS, (53.1, None, 54.3, None, None, 53.8))
+)
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #7cd416ed
-def seed_scores(runs:Sequence[Run]) -> ndarray:   # [seeds], share
+def seed_scores(runs: Sequence[Run]) -> ndarray:  # [seeds], share
     "mIoU of every seed."
-    return np.array([r.result['metrics']['miou'] for r in runs], float)
+    return np.array([r.result["metrics"]["miou"] for r in runs], float)
 
 
 @styled
-def draw_sensitivity(runs:Mapping[str, Sequence[Run]], data:WsssData|None=None) -> Figure:
+def draw_sensitivity(runs: Mapping[str, Sequence[Run]], data: WsssData | None = None) -> Figure:
     "FPR Fig. 7: (a) mIoU for pairs of loss weights, (b) against K; mean ± standard deviation over seeds."
     every, first = [r for v in runs.values() for r in v], next(iter(runs.values()))[0]
-    note = ('mIoU of the seeds in %, mean ± standard deviation over seeds; small: printed in the paper (VOC). Weights stand to those of '
-            f'the preset as in the paper. Preset {first.recipe.preset}.')
-    fig, axes = empty_grid([2.2], 2, 3.6, f'Sensitivity to the loss weights and to K ({about(every)})', (0, .3), note)
+    note = (
+        "mIoU of the seeds in %, mean ± standard deviation over seeds; small: printed in the paper (VOC). Weights stand to those of "
+        f"the preset as in the paper. Preset {first.recipe.preset}."
+    )
+    fig, axes = empty_grid(
+        [2.2], 2, 3.6, f"Sensitivity to the loss weights and to K ({about(every)})", (0, 0.3), note
+    )
     left, right = axes[0]
     weights = [seed_scores(runs[r.name])[:, None] * 100 for r in WEIGHT_ROWS]
-    mean, half = (np.array([float(f(v)[0]) for v in weights]).reshape(len(GRID), len(SECOND)).T for f in (column_mean, spread))
-    left.imshow(mean, cmap='Greys', aspect='auto', vmin=mean.min() - 1, vmax=mean.max() + 3)
+    mean, half = (
+        np.array([float(f(v)[0]) for v in weights]).reshape(len(GRID), len(SECOND)).T
+        for f in (column_mean, spread)
+    )
+    left.imshow(mean, cmap="Greys", aspect="auto", vmin=mean.min() - 1, vmax=mean.max() + 3)
     for x, printed in enumerate(GRID.values()):
         for y, v in enumerate(printed):
-            deviation = f' ± {half[y, x]:.1f}' if half[y, x] == half[y, x] else ''   # one seed has none
-            left.text(x, y - .1, f'{mean[y, x]:.1f}{deviation}', ha='center', va='center', fontsize=6.5)
-            left.text(x, y + .27, f'{v:.1f}', ha='center', va='center', fontsize=6, color='.35')
-    left.set(xticks=range(len(GRID)), xticklabels=[*GRID], yticks=range(len(SECOND)), yticklabels=SECOND, title='(a) loss weights',
-             xlabel='λ1 (1e-2)', ylabel='λ2 (1e-5)')
+            deviation = f" ± {half[y, x]:.1f}" if half[y, x] == half[y, x] else ""  # one seed has none
+            left.text(x, y - 0.1, f"{mean[y, x]:.1f}{deviation}", ha="center", va="center", fontsize=6.5)
+            left.text(x, y + 0.27, f"{v:.1f}", ha="center", va="center", fontsize=6, color=".35")
+    left.set(
+        xticks=range(len(GRID)),
+        xticklabels=[*GRID],
+        yticks=range(len(SECOND)),
+        yticklabels=SECOND,
+        title="(a) loss weights",
+        xlabel="λ1 (1e-2)",
+        ylabel="λ2 (1e-5)",
+    )
     left.grid(False)
     scores = [seed_scores(runs[r.name]) for r in K_ROWS]
     values = np.full((max(map(len, scores)), len(KS)), np.nan)
-    for i, v in enumerate(scores): values[:len(v), i] = v
-    draw_lines(right, KS, {'FPR': values})
-    right.set(xlabel='K, prototypes of each kind', ylabel='mIoU (%)', title='(b) number of prototypes')
+    for i, v in enumerate(scores):
+        values[: len(v), i] = v
+    draw_lines(right, KS, {"FPR": values})
+    right.set(xlabel="K, prototypes of each kind", ylabel="mIoU (%)", title="(b) number of prototypes")
     right.legend()
     return fig
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #d55e85a3
-def classifier_scores(run:Run, data:WsssData) -> tuple[float,float]:
+def classifier_scores(run: Run, data: WsssData) -> tuple[float, float]:
     "Binary cross entropy and mean probability of absent classes of a run's classifier on the evaluated split."
-    split, total = run.result['metrics']['split'], FalsePositives(len(data.classes))
+    split, total = run.result["metrics"]["split"], FalsePositives(len(data.classes))
     for id in chosen_ids(data, split, run.recipe.inference.limit):
         total.update(data.tags[id], load_cam(cam_path(run.path, split, id)).logits, id=id)
     return total.bce(), total.absent_probability()
 
 
-def draw_discovery(runs:Mapping[str, Sequence[Run]], data:WsssData) -> Figure:
+def draw_discovery(runs: Mapping[str, Sequence[Run]], data: WsssData) -> Figure:
     "FPR Fig. 8: false discovery rate of every class and row, with whiskers over seeds."
-    def rate(run:Run) -> list[float]: return [run.result['metrics']['per_class']['fdr'][c] for c in data.classes]
+
+    def rate(run: Run) -> list[float]:
+        return [run.result["metrics"]["per_class"]["fdr"][c] for c in data.classes]
+
     rates = {name: np.array([rate(r) for r in v], float) for name, v in runs.items()}
     scores = {name: np.mean([classifier_scores(r, data) for r in v], 0) for name, v in runs.items()}
-    words = [f'{what}: ' + ', '.join(f'{name} {v[i]:.4f}' for name, v in scores.items())
-             for i, what in enumerate(('BCE', 'probability of absent classes'))]
-    title = f"False discovery rate by class ({about([r for v in runs.values() for r in v])}). {'; '.join(words)}"
-    return compare_rows(rates, data.classes, 'false discovery rate (%): FP / (TP + FP) of the seeds', title)
+    words = [
+        f"{what}: " + ", ".join(f"{name} {v[i]:.4f}" for name, v in scores.items())
+        for i, what in enumerate(("BCE", "probability of absent classes"))
+    ]
+    title = (
+        f"False discovery rate by class ({about([r for v in runs.values() for r in v])}). {'; '.join(words)}"
+    )
+    return compare_rows(rates, data.classes, "false discovery rate (%): FP / (TP + FP) of the seeds", title)
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #3de300c3
-PAIR, FPR_ROW = (Row('CAM', '{base}'), Row('+ FPR', '{base}+fpr')), (Row('FPR', '{base}+fpr'),)
+PAIR, FPR_ROW = (Row("CAM", "{base}"), Row("+ FPR", "{base}+fpr")), (Row("FPR", "{base}+fpr"),)
 FPR_FIGURES = (
-    FigureSpec('fpr.f3', 'Localisation maps of every class, before and after FPR', 'FPR, Fig. 3', PAIR, draw_grid,
-               note='Images are picked by rank, not by hand; the figure states the rule.'),
-    FigureSpec('fpr.f5', 'Positive and negative prototypes over the epochs, t-SNE', 'FPR, Fig. 5', FPR_ROW, draw_prototypes),
-    FigureSpec('fpr.f6', 'Pixels that L_PR suppresses, by their nearest negative prototype', 'FPR, Fig. 6', FPR_ROW, draw_suppressed),
-    FigureSpec('fpr.f7', 'Loss weights and number of prototypes', 'FPR, Fig. 7', (*WEIGHT_ROWS, *K_ROWS), draw_sensitivity, 'all'),
-    FigureSpec('fpr.f8', 'False discovery rate of each class', 'FPR, Fig. 8', PAIR, draw_discovery, 'all'),
+    FigureSpec(
+        "fpr.f3",
+        "Localisation maps of every class, before and after FPR",
+        "FPR, Fig. 3",
+        PAIR,
+        draw_grid,
+        note="Images are picked by rank, not by hand; the figure states the rule.",
+    ),
+    FigureSpec(
+        "fpr.f5",
+        "Positive and negative prototypes over the epochs, t-SNE",
+        "FPR, Fig. 5",
+        FPR_ROW,
+        draw_prototypes,
+    ),
+    FigureSpec(
+        "fpr.f6",
+        "Pixels that L_PR suppresses, by their nearest negative prototype",
+        "FPR, Fig. 6",
+        FPR_ROW,
+        draw_suppressed,
+    ),
+    FigureSpec(
+        "fpr.f7",
+        "Loss weights and number of prototypes",
+        "FPR, Fig. 7",
+        (*WEIGHT_ROWS, *K_ROWS),
+        draw_sensitivity,
+        "all",
+    ),
+    FigureSpec("fpr.f8", "False discovery rate of each class", "FPR, Fig. 8", PAIR, draw_discovery, "all"),
 )

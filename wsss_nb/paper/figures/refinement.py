@@ -20,16 +20,29 @@ from ...draw.grids import MARKERS, RUN_COLOURS, empty_grid, styled
 # %% ../../../nbs/paper/figures/03_refinement.ipynb #dc2cc1ba
 def where_timed(m: Measurement) -> str:
     "The devices that the seconds were measured on, and how many images at a time."
-    results = [refined(p.run, refinement(row, "refined::miou")[0]).result(p.run.recipe.splits.seeds)
-               for row in m.entry.rows for p in m.planned.get(row.name, ()) if row.chain]
-    return "; ".join(dict.fromkeys(f"{r['device']}, {r['workers']} image{'s' * (r['workers'] > 1)} at a time" for r in results if r))
+    results = [
+        refined(p.run, refinement(row, "refined::miou")[0]).result(p.run.recipe.splits.seeds)
+        for row in m.entry.rows
+        for p in m.planned.get(row.name, ())
+        if row.chain
+    ]
+    return "; ".join(
+        dict.fromkeys(
+            f"{r['device']}, {r['workers']} image{'s' * (r['workers'] > 1)} at a time" for r in results if r
+        )
+    )
 
 
-def name_points(ax: Axes, points: Sequence[tuple[float, float, str, str]], line: float = 10) -> None:  # x, y, text, colour
+def name_points(
+    ax: Axes, points: Sequence[tuple[float, float, str, str]], line: float = 10
+) -> None:  # x, y, text, colour
     "Names beside points, the highest first; one that would lie on a name above it, or on the axes' right edge, gives way."
     taken = []
     for x, y, text, colour in sorted(points, key=lambda p: -p[1]):
-        (px, py), right = ax.transData.transform((x, y)) * 72 / ax.figure.dpi, ax.transAxes.transform((1, 0))[0] * 72 / ax.figure.dpi
+        (px, py), right = (
+            ax.transData.transform((x, y)) * 72 / ax.figure.dpi,
+            ax.transAxes.transform((1, 0))[0] * 72 / ax.figure.dpi,
+        )
         width = 4.6 * len(text)
         left = px + 6 if px + 6 + width < right else px - 6 - width
         height = py + 4
@@ -45,19 +58,44 @@ def draw_compare(m: Measurement) -> Figure:
     "mIoU against seconds per image, one point per refinement; whiskers over seeds."
     recipe = next(iter(m.planned.values()))[0].recipe
     title = f"Refinements of one set of seeds ({recipe.method}, {m.data}, {recipe.splits.seeds}, preset {m.preset}, {len(m.seeds)} seeds)"
-    fig, axes = empty_grid([2.6], 1, 4.6, title.replace("1 seeds", "1 seed"), (0, .2), f"Seconds: median of wall clock, {where_timed(m)}.")
-    ax, points = axes[0, 0], [(r, *spread([*m.values(r, "refined::miou").values()]), spread([*m.values(r, "refined::seconds").values()])[0])
-                              for r in m.entry.rows]
+    fig, axes = empty_grid(
+        [2.6],
+        1,
+        4.6,
+        title.replace("1 seeds", "1 seed"),
+        (0, 0.2),
+        f"Seconds: median of wall clock, {where_timed(m)}.",
+    )
+    ax, points = (
+        axes[0, 0],
+        [
+            (
+                r,
+                *spread([*m.values(r, "refined::miou").values()]),
+                spread([*m.values(r, "refined::seconds").values()])[0],
+            )
+            for r in m.entry.rows
+        ],
+    )
     for _, miou, *_ in (p for p in points if not p[0].chain):
         ax.axhline(miou, color=".3", ls="--", lw=1)
-        ax.annotate(f"seeds {miou:.1f}", (0, miou), (3, 3), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=7)
+        ax.annotate(
+            f"seeds {miou:.1f}",
+            (0, miou),
+            (3, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            fontsize=7,
+        )
     shown = [p for p in points if p[0].chain and p[-1] == p[-1]]
     for (_, miou, std, n, seconds), colour, marker in zip(shown, cycle(RUN_COLOURS), cycle(MARKERS)):
         ax.errorbar(seconds, miou, std if n > 1 else None, fmt=marker, color=colour, elinewidth=1, capsize=2)
     ax.set(xscale="log", xlabel="seconds per image", ylabel="mIoU (%)")
-    ax.margins(.18, .15)
+    ax.margins(0.18, 0.15)
     names = [f"{row.label} {miou:.1f}" for row, miou, *_ in shown]
-    name_points(ax, [(p[-1], p[1], name, colour) for p, name, colour in zip(shown, names, cycle(RUN_COLOURS))])
+    name_points(
+        ax, [(p[-1], p[1], name, colour) for p, name, colour in zip(shown, names, cycle(RUN_COLOURS))]
+    )
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())

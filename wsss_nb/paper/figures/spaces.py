@@ -20,7 +20,15 @@ from matplotlib.figure import Figure
 from ...pipeline.compare import about
 from ...core import UserError, pick_device
 from ...data.base import WsssData
-from ...features.embed import METHODS, Cloud, class_scores, cloud_grid, embed, embed_options, ground_scores
+from wsss_nb.features.embed import (
+    METHODS,
+    Cloud,
+    class_scores,
+    cloud_grid,
+    embed,
+    embed_options,
+    ground_scores,
+)
 from ...pipeline.experiment import load_model, load_terms
 from ...features.sample import PixelFeatures, Sampling, load_features, pixel_features
 from ...metrics.confusion import mean_std
@@ -33,22 +41,30 @@ def run_features(
     run: Run,
     data: WsssData,
     sampling: Sampling = Sampling(),
-    split: str = '',                  # default: the one whose seeds were evaluated
+    split: str = "",  # default: the one whose seeds were evaluated
     cache: str | Path | None = None,  # folder; default: features/ in the run's
-    device: str = 'auto',
-    progress: Callable[[int, int], None] | None = None,   # see `pixel_features`
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,  # see `pixel_features`
 ) -> PixelFeatures:
     "A sample of pixel features of a finished run, read if it was taken before."
-    if run.result['data']['fingerprint'] != data.fingerprint():
-        raise UserError(f'Run {run.key} was made on other data ({run.recipe.data}) than {data.name}.', 'Open the data of the run.')
+    if run.result["data"]["fingerprint"] != data.fingerprint():
+        raise UserError(
+            f"Run {run.key} was made on other data ({run.recipe.data}) than {data.name}.",
+            "Open the data of the run.",
+        )
     split = split or run.recipe.splits.seeds
-    what = json.dumps([run.key, split, sampling.model_dump(mode='json')], sort_keys=True)
-    file = feature_cache(run, cache)/f'{run.key}-{hashlib.blake2b(what.encode(), digest_size=6).hexdigest()}.safetensors'
+    what = json.dumps([run.key, split, sampling.model_dump(mode="json")], sort_keys=True)
+    file = (
+        feature_cache(run, cache)
+        / f"{run.key}-{hashlib.blake2b(what.encode(), digest_size=6).hexdigest()}.safetensors"
+    )
     if file.exists():
-        try: return load_features(file)
-        except UserError: pass   # damaged: taken again, and written anew
+        try:
+            return load_features(file)
+        except UserError:
+            pass  # damaged: taken again, and written anew
     C, target = len(data.classes), pick_device(device)
-    terms = load_terms(run, C, device) if '.' in sampling.projection else {}
+    terms = load_terms(run, C, device) if "." in sampling.projection else {}
     f = pixel_features(load_model(run, C, device).to(target), data, split, sampling, terms, progress=progress)
     f.about |= dict(run=run.key, method=run.recipe.method)
     f.save(file)
@@ -57,82 +73,113 @@ def run_features(
 
 def feature_cache(run: Run, cache: str | Path | None) -> Path:
     "Where features and embeddings of a run are kept."
-    return run.path/'features' if cache is None else Path(cache)
+    return run.path / "features" if cache is None else Path(cache)
 
 # %% ../../../nbs/paper/figures/04_spaces.ipynb #2ade7f30
 def faultiest(run: Run, data: WsssData, n: int = 2) -> list[str]:
     "The classes with the most leak in a run; without stuff labels, the highest false discovery rate; ten images or more first."
-    m, fault = run.result['metrics'], {}
+    m, fault = run.result["metrics"], {}
     images = dict(zip(data.classes, data.labels(run.recipe.splits.seeds).sum(0).tolist()))
-    for row in m.get('leak_table', ()):
-        if row['leak'] == row['leak']: fault[row['class']] = fault.get(row['class'], 0) + row['leak']
-    if not fault: fault = {c: v for c, v in m.get('per_class', {}).get('fdr', {}).items() if c in data.classes and v == v}
-    if len(fault) < n: raise UserError(f'Run {run.key} was not evaluated on {n} classes, so the worst are not known.', 'Name the classes.')
+    for row in m.get("leak_table", ()):
+        if row["leak"] == row["leak"]:
+            fault[row["class"]] = fault.get(row["class"], 0) + row["leak"]
+    if not fault:
+        fault = {
+            c: v for c, v in m.get("per_class", {}).get("fdr", {}).items() if c in data.classes and v == v
+        }
+    if len(fault) < n:
+        raise UserError(
+            f"Run {run.key} was not evaluated on {n} classes, so the worst are not known.",
+            "Name the classes.",
+        )
     return sorted(fault, key=lambda c: (images[c] < 10, -fault[c], data.classes.index(c)))[:n]
 
 
 def frequent(run: Run, data: WsssData, n: int = 8) -> list[str]:
     "The classes with most images in the evaluated split, in the data set's order."
     counts = data.labels(run.recipe.splits.seeds).sum(0).numpy()
-    return [data.classes[i] for i in sorted(np.argsort(-counts, kind='stable')[:n]) if counts[i]]
+    return [data.classes[i] for i in sorted(np.argsort(-counts, kind="stable")[:n]) if counts[i]]
 
 # %% ../../../nbs/paper/figures/04_spaces.ipynb #86ab77c9
 def sampling_of(run: Run, data: WsssData, classes: Sequence[str], **options) -> Sampling:
     "Pixels of these classes and of the contexts that a run's leak is measured on; its own threshold where there are no masks."
     contexts = {c: tuple(s) for c, s in contexts_of(run, data).items() if c in classes}
-    threshold = run.result['metrics'].get('threshold', Sampling().threshold)
+    threshold = run.result["metrics"].get("threshold", Sampling().threshold)
     return Sampling(**dict(classes=tuple(classes), contexts=contexts, threshold=threshold) | options)
 
 
 def collect_runs(
-    runs: Mapping[str, Sequence[Run]],   # row -> run of each seed
+    runs: Mapping[str, Sequence[Run]],  # row -> run of each seed
     data: WsssData,
     sampling: Sampling,
     cache: str | Path | None = None,
-    device: str = 'auto',
+    device: str = "auto",
 ) -> dict[str, list[PixelFeatures]]:
     "Features of every run, sampled alike."
-    return {k: [run_features(r, data, sampling, cache=cache, device=device) for r in v] for k, v in runs.items()}
+    return {
+        k: [run_features(r, data, sampling, cache=cache, device=device) for r in v] for k, v in runs.items()
+    }
 
 
 def space_table(
-    features: Mapping[str, Sequence[PixelFeatures]],                # row -> one per seed
+    features: Mapping[str, Sequence[PixelFeatures]],  # row -> one per seed
     score: Callable[[PixelFeatures], pd.DataFrame] = ground_scores,  # or class_scores
 ) -> pd.DataFrame:  # rows: classes and their mean; columns: (overlap or silhouette, run), one text each
     "Overlap in percent and silhouette (-1 to 1), mean ± standard deviation over seeds."
     out = {}
-    for quantity in ('overlap', 'silhouette'):
+    for quantity in ("overlap", "silhouette"):
         for label, seeds in features.items():
             t = pd.DataFrame([score(f)[quantity] for f in seeds]).T
-            t.loc['mean'] = t.mean()
-            out[quantity, label] = t.apply(mean_std, axis=1, args=(100, 1) if quantity == 'overlap' else (1, 2))
+            t.loc["mean"] = t.mean()
+            out[quantity, label] = t.apply(
+                mean_std, axis=1, args=(100, 1) if quantity == "overlap" else (1, 2)
+            )
     return pd.DataFrame(out)
 
 # %% ../../../nbs/paper/figures/04_spaces.ipynb #a41fd549
-def space_note(runs: Mapping[str, Sequence[Run]], features: Mapping[str, Sequence[PixelFeatures]], chance: float) -> str:
+def space_note(
+    runs: Mapping[str, Sequence[Run]], features: Mapping[str, Sequence[PixelFeatures]], chance: float
+) -> str:
     "Small print: which features, pixels, labels, numbers and runs."
     f = [v[0] for v in features.values()]
-    same = all(o.table[['image', 'y', 'x']].equals(f[0].table[['image', 'y', 'x']]) for o in f)
-    space = {'last': "the backbone's last map"}.get(p := f[0].about['sampling']['projection'], p)
+    same = all(o.table[["image", "y", "x"]].equals(f[0].table[["image", "y", "x"]]) for o in f)
+    space = {"last": "the backbone's last map"}.get(p := f[0].about["sampling"]["projection"], p)
     seeds = max(len(v) for v in runs.values())
-    return (f"Features: {space}{' (the paper draws the projection of PPC)' * (p == 'last')}; {len(f[0])} pixels of "
-            f"{f[0].table.image.nunique()} images{', the same in all panels' * same}; labels: {f[0].about['labels']}. Axes have no unit. "
-            f"Overlap: share of the 15 nearest pixels of other images, in the original space, that have another label "
-            f"(chance {100 * chance:.0f} %)"
-            + f'; mean ± std over {seeds} seeds, the picture shows the first' * (seeds > 1) + '. '
-            + '; '.join(f'{k}: run {v[0].key}' for k, v in runs.items()) + f'; preset {next(iter(runs.values()))[0].recipe.preset}.')
+    return (
+        f"Features: {space}{' (the paper draws the projection of PPC)' * (p == 'last')}; {len(f[0])} pixels of "
+        f"{f[0].table.image.nunique()} images{', the same in all panels' * same}; labels: {f[0].about['labels']}. Axes have no unit. "
+        f"Overlap: share of the 15 nearest pixels of other images, in the original space, that have another label "
+        f"(chance {100 * chance:.0f} %)"
+        + f"; mean ± std over {seeds} seeds, the picture shows the first" * (seeds > 1)
+        + ". "
+        + "; ".join(f"{k}: run {v[0].key}" for k, v in runs.items())
+        + f"; preset {next(iter(runs.values()))[0].recipe.preset}."
+    )
 
 
-def clouds_of(runs: Mapping[str, Sequence[Run]], features: Mapping[str, Sequence[PixelFeatures]], method: str, notes: Mapping[str, str],
-              cache: str | Path | None) -> dict[str, Cloud]:
+def clouds_of(
+    runs: Mapping[str, Sequence[Run]],
+    features: Mapping[str, Sequence[PixelFeatures]],
+    method: str,
+    notes: Mapping[str, str],
+    cache: str | Path | None,
+) -> dict[str, Cloud]:
     "The panel of each row's first run."
-    return {k: Cloud(embed(v[0].x, method, cache=feature_cache(runs[k][0], cache)), v[0].table, notes[k], METHODS[method][0])
-            for k, v in features.items()}
+    return {
+        k: Cloud(
+            embed(v[0].x, method, cache=feature_cache(runs[k][0], cache)),
+            v[0].table,
+            notes[k],
+            METHODS[method][0],
+        )
+        for k, v in features.items()
+    }
 
 
 def baseline_of(runs: Mapping[str, Sequence[Run]], methods: Sequence[str]) -> Run:
     "The first run of the first row; a row without runs or an unknown method is a `UserError`, before any work."
-    for m in methods: embed_options(m, 100, {})
+    for m in methods:
+        embed_options(m, 100, {})
     return next(iter(first_runs(runs).values()))
 
 
@@ -142,14 +189,14 @@ def seed_text(runs: Mapping[str, Sequence[Run]]) -> str:
 
 # %% ../../../nbs/paper/figures/04_spaces.ipynb #89ea56cc
 def draw_grounds(
-    runs: Mapping[str, Sequence[Run]],   # row -> run of each seed; the first row is the baseline
+    runs: Mapping[str, Sequence[Run]],  # row -> run of each seed; the first row is the baseline
     data: WsssData,
-    methods: Sequence[str] = ('tsne',),  # ways into the plane: tsne, umap, pca
-    classes: Sequence[str] = (),         # default: the two that leak most in the baseline
-    projection: str = 'last',
-    per_class: int = 200,                # pixels of foreground, and of background, of each class
-    cache: str | Path | None = None,     # folder; default: features/ in the run's
-    device: str = 'auto',
+    methods: Sequence[str] = ("tsne",),  # ways into the plane: tsne, umap, pca
+    classes: Sequence[str] = (),  # default: the two that leak most in the baseline
+    projection: str = "last",
+    per_class: int = 200,  # pixels of foreground, and of background, of each class
+    cache: str | Path | None = None,  # folder; default: features/ in the run's
+    device: str = "auto",
 ) -> Figure:
     "Foreground and co-occurring background of a few classes, before and after (FBR Figs. 7 and 8)."
     baseline = baseline_of(runs, methods)
@@ -157,53 +204,98 @@ def draw_grounds(
     sampling = sampling_of(baseline, data, classes, projection=projection, per_class=per_class)
     features = collect_runs(runs, data, sampling, cache, device)
     table = space_table(features)
-    notes = {k: 'overlap: ' + ', '.join(f"{c} {table['overlap', k][c]} %" for c in classes) for k in features}
+    notes = {k: "overlap: " + ", ".join(f"{c} {table['overlap', k][c]} %" for c in classes) for k in features}
     rows = {METHODS[m][0]: clouds_of(runs, features, m, notes, cache) for m in methods}
-    return cloud_grid(rows, 'ground', classes, f"Objects and their background, {' and '.join(rows)} ({seed_text(runs)})",
-                      space_note(runs, features, .5), cell=3.1)
+    return cloud_grid(
+        rows,
+        "ground",
+        classes,
+        f"Objects and their background, {' and '.join(rows)} ({seed_text(runs)})",
+        space_note(runs, features, 0.5),
+        cell=3.1,
+    )
 
 
 def draw_classes(
     runs: Mapping[str, Sequence[Run]],
     data: WsssData,
-    methods: Sequence[str] = ('tsne', 'umap'),
-    classes: Sequence[str] = (),         # default: the eight with most images
-    projection: str = 'last',
+    methods: Sequence[str] = ("tsne", "umap"),
+    classes: Sequence[str] = (),  # default: the eight with most images
+    projection: str = "last",
     per_class: int = 150,
     cache: str | Path | None = None,
-    device: str = 'auto',
+    device: str = "auto",
 ) -> Figure:
     "Foreground features by class, before and after (FBR Fig. 10; A: t-SNE, B: UMAP)."
     baseline = baseline_of(runs, methods)
     classes = list(classes or frequent(baseline, data))
     sampling = sampling_of(baseline, data, classes, projection=projection, per_class=per_class)
-    features = {k: [f.where(f.table.foreground) for f in v] for k, v in collect_runs(runs, data, sampling, cache, device).items()}
+    features = {
+        k: [f.where(f.table.foreground) for f in v]
+        for k, v in collect_runs(runs, data, sampling, cache, device).items()
+    }
     table = space_table(features, class_scores)
-    notes = {k: f"overlap {table['overlap', k]['mean']} %, silhouette {table['silhouette', k]['mean']}" for k in features}
-    rows = {f'({letter}) {METHODS[m][0]}': clouds_of(runs, features, m, notes, cache) for letter, m in zip('ABC', methods)}
-    some = '' if len(classes) == len(data.classes) else f' ({len(classes)} of {len(data.classes)} classes)'
-    return cloud_grid(rows, 'class', classes, f'Object features by class{some} ({seed_text(runs)})',
-                      space_note(runs, features, 1 - 1 / len(classes)), cell=3.1)
+    notes = {
+        k: f"overlap {table['overlap', k]['mean']} %, silhouette {table['silhouette', k]['mean']}"
+        for k in features
+    }
+    rows = {
+        f"({letter}) {METHODS[m][0]}": clouds_of(runs, features, m, notes, cache)
+        for letter, m in zip("ABC", methods)
+    }
+    some = "" if len(classes) == len(data.classes) else f" ({len(classes)} of {len(data.classes)} classes)"
+    return cloud_grid(
+        rows,
+        "class",
+        classes,
+        f"Object features by class{some} ({seed_text(runs)})",
+        space_note(runs, features, 1 - 1 / len(classes)),
+        cell=3.1,
+    )
 
 # %% ../../../nbs/paper/figures/04_spaces.ipynb #5c9897e6
-BASELINE = Row('baseline', '{base}')
-FB_ROWS = (BASELINE, Row('+FB', '{base}+fbr', {'terms.fbr.lambda_fg': 0}))
-IF_ROWS = (BASELINE, Row('+IF', '{base}+fbr', {'terms.fbr.lambda_bg': 0, 'terms.fbr.lambda_seg': 0}))
-NOTE = 'Shows the last features of the backbone; the paper shows the projection of PPC.'
+BASELINE = Row("baseline", "{base}")
+FB_ROWS = (BASELINE, Row("+FB", "{base}+fbr", {"terms.fbr.lambda_fg": 0}))
+IF_ROWS = (BASELINE, Row("+IF", "{base}+fbr", {"terms.fbr.lambda_bg": 0, "terms.fbr.lambda_seg": 0}))
+NOTE = "Shows the last features of the backbone; the paper shows the projection of PPC."
 
 
 def draw_f7(runs, data, **options) -> Figure:
     "t-SNE of foreground and background before and after the FB contrast."
-    return draw_grounds(runs, data, ('tsne',), **options)
+    return draw_grounds(runs, data, ("tsne",), **options)
 
 
 def draw_f8(runs, data, **options) -> Figure:
     "UMAP of the same."
-    return draw_grounds(runs, data, ('umap',), **options)
+    return draw_grounds(runs, data, ("umap",), **options)
 
 
 SPACES = (
-    FigureSpec('fbr.f7', 'Foreground and background features, t-SNE', 'FBR, Fig. 7', FB_ROWS, draw_f7, 'all', note=NOTE),
-    FigureSpec('fbr.f8', 'Foreground and background features, UMAP', 'FBR, Fig. 8', FB_ROWS, draw_f8, 'all', note=NOTE),
-    FigureSpec('fbr.f10', 'Foreground features by class, t-SNE and UMAP', 'FBR, Fig. 10', IF_ROWS, draw_classes, 'all', note=NOTE),
+    FigureSpec(
+        "fbr.f7",
+        "Foreground and background features, t-SNE",
+        "FBR, Fig. 7",
+        FB_ROWS,
+        draw_f7,
+        "all",
+        note=NOTE,
+    ),
+    FigureSpec(
+        "fbr.f8",
+        "Foreground and background features, UMAP",
+        "FBR, Fig. 8",
+        FB_ROWS,
+        draw_f8,
+        "all",
+        note=NOTE,
+    ),
+    FigureSpec(
+        "fbr.f10",
+        "Foreground features by class, t-SNE and UMAP",
+        "FBR, Fig. 10",
+        IF_ROWS,
+        draw_classes,
+        "all",
+        note=NOTE,
+    ),
 )

@@ -30,11 +30,15 @@ from ...draw.grids import empty_grid, picture_grid, styled
 
 # %% ../../../nbs/paper/figures/06_ssc.ipynb #8dd793f3
 @torch.no_grad()
-def drawn_images(run: Run, data: WsssData, ids: Sequence[str], device: str = "cpu") -> list[Tensor]:   # [3, H, W] in [0, 1]
+def drawn_images(
+    run: Run, data: WsssData, ids: Sequence[str], device: str = "cpu"
+) -> list[Tensor]:  # [3, H, W] in [0, 1]
     "What the decoder of a trained run draws from the class maps of images."
     term = load_terms(run, len(data.classes), device).get("ssc")
     if term is None or term.decoder is None:
-        raise UserError(f"Run {run.key} ({run.recipe.method}) draws no images.", "Use a run of SSC with reconstruction.")
+        raise UserError(
+            f"Run {run.key} ({run.recipe.method}) draws no images.", "Use a run of SSC with reconstruction."
+        )
     model, pictures = load_model(run, len(data.classes), device), []
     for id in ids:
         image = data.load(id, ("image",))["image"].as_subclass(Tensor)[None].to(device).float() / 255
@@ -48,21 +52,41 @@ def draw_reconstructions(runs: Mapping[str, Sequence[Run]], data: WsssData, n: i
     limit = next(iter(shown.values())).recipe.inference.limit
     ids = [id for id, _ in one_per_class(data, chosen_ids(data, split, limit), n)]
     drawn = {name: drawn_images(run, data, ids) for name, run in shown.items()}
-    errors = {name: [float((p - data.load(i, ("image",))["image"].as_subclass(Tensor) / 255).abs().mean()) for p, i in zip(ps, ids)]
-              for name, ps in drawn.items()}
-    grid = [[(as_rgb(data.load(id, ("image",))["image"]), id)] +
-            [(as_rgb(ps[k].clamp(0, 1)), f"{255 * errors[name][k]:.0f}") for name, ps in drawn.items()] for k, id in enumerate(ids)]
-    note = ("The first image of each class. Below a picture: mean difference of a colour value from the image, of 255. A perceptual loss "
-            f"asks for outlines, not for these. {run_note(shown)}")
-    return picture_grid(grid, ["input", *shown], f"Images drawn from class maps ({about(list(shown.values()))})", note, 1.4)
+    errors = {
+        name: [
+            float((p - data.load(i, ("image",))["image"].as_subclass(Tensor) / 255).abs().mean())
+            for p, i in zip(ps, ids)
+        ]
+        for name, ps in drawn.items()
+    }
+    grid = [
+        [(as_rgb(data.load(id, ("image",))["image"]), id)]
+        + [(as_rgb(ps[k].clamp(0, 1)), f"{255 * errors[name][k]:.0f}") for name, ps in drawn.items()]
+        for k, id in enumerate(ids)
+    ]
+    note = (
+        "The first image of each class. Below a picture: mean difference of a colour value from the image, of 255. A perceptual loss "
+        f"asks for outlines, not for these. {run_note(shown)}"
+    )
+    return picture_grid(
+        grid, ["input", *shown], f"Images drawn from class maps ({about(list(shown.values()))})", note, 1.4
+    )
 
 # %% ../../../nbs/paper/figures/06_ssc.ipynb #057b11b8
-WEIGHTS, SIZES = (.1, .5, 1., 2., 5., 10.), (1, 2, 3, 4, 6, 8, 10, 12)
-DIALS = {"λ_p, reconstruction": ("lambda_p", WEIGHTS), "λ_a, alignment": ("lambda_a", WEIGHTS), "square": ("erode", SIZES)}
-DIAL_ROWS = tuple(ssc(f"{name} = {v:g}", **{field: v}) for name, (field, values) in DIALS.items() for v in values)
+WEIGHTS, SIZES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0), (1, 2, 3, 4, 6, 8, 10, 12)
+DIALS = {
+    "λ_p, reconstruction": ("lambda_p", WEIGHTS),
+    "λ_a, alignment": ("lambda_a", WEIGHTS),
+    "square": ("erode", SIZES),
+}
+DIAL_ROWS = tuple(
+    ssc(f"{name} = {v:g}", **{field: v}) for name, (field, values) in DIALS.items() for v in values
+)
 
 
-def dial_scores(runs: Mapping[str, Sequence[Run]], name: str) -> np.ndarray:   # [seeds, values]; NaN where a row has fewer seeds
+def dial_scores(
+    runs: Mapping[str, Sequence[Run]], name: str
+) -> np.ndarray:  # [seeds, values]; NaN where a row has fewer seeds
     "mIoU of the rows of one dial."
     rows = [[r.result["metrics"]["miou"] for r in runs[f"{name} = {v:g}"]] for v in DIALS[name][1]]
     deep = max(map(len, rows))
@@ -76,14 +100,27 @@ def draw_dials(runs: Mapping[str, Sequence[Run]], data: WsssData | None = None) 
     every = [r for row in runs.values() for r in row]
     recipe = next(iter(runs.values()))[0].recipe
     many, size = max(map(len, runs.values())) > 1, recipe.augment.crop // 2
-    note = ("One weight is changed, the other stays 1. " + f"Bands: {SPREAD['std']} over seeds. " * many
-            + f"The square is of pixels of the class map, {size} × {size} here (256 × 256 in the paper). Preset {recipe.preset}.")
-    fig, axes = empty_grid([2.4], 2, 3.3, f"Loss weights and size of the erosion ({about(every)})", (0, .3), note)
+    note = (
+        "One weight is changed, the other stays 1. "
+        + f"Bands: {SPREAD['std']} over seeds. " * many
+        + f"The square is of pixels of the class map, {size} × {size} here (256 × 256 in the paper). Preset {recipe.preset}."
+    )
+    fig, axes = empty_grid(
+        [2.4], 2, 3.3, f"Loss weights and size of the erosion ({about(every)})", (0, 0.3), note
+    )
+
     def score(ax: Axes, names: Sequence[str]) -> None:
         draw_lines(ax, DIALS[names[0]][1], {n: dial_scores(runs, n) for n in names})
+
     score(axes[0, 0], list(DIALS)[:2])
     score(axes[0, 1], list(DIALS)[2:])
-    axes[0, 0].set(xscale="log", xlabel="loss weight", ylabel="seed mIoU (%)", xticks=WEIGHTS, xticklabels=[f"{w:g}" for w in WEIGHTS])
+    axes[0, 0].set(
+        xscale="log",
+        xlabel="loss weight",
+        ylabel="seed mIoU (%)",
+        xticks=WEIGHTS,
+        xticklabels=[f"{w:g}" for w in WEIGHTS],
+    )
     axes[0, 0].minorticks_off()
     axes[0, 0].legend()
     axes[0, 1].set(xlabel="side of the square (px)", xticks=SIZES)
@@ -91,11 +128,23 @@ def draw_dials(runs: Mapping[str, Sequence[Run]], data: WsssData | None = None) 
 
 # %% ../../../nbs/paper/figures/06_ssc.ipynb #8e58aee3
 VARIANTS = (Row("baseline", "{base}"), ssc("+ DRS", **DRS), ssc("+ DRS + CDR", **NO_ASM), ssc("SSC"))
-LOSSES = tuple(ssc(name, **NO_ASM, reconstruct=kind) for name, kind in (("L1", "l1"), ("L2", "l2"), ("perceptual", "perceptual")))
+LOSSES = tuple(
+    ssc(name, **NO_ASM, reconstruct=kind)
+    for name, kind in (("L1", "l1"), ("L2", "l2"), ("perceptual", "perceptual"))
+)
 PICKED = "Images are picked by rank, not by hand; the figure states the rule."
 SSC_FIGURES = (
-    FigureSpec("ssc.f5", "Localisation maps of the variants", "SSC, Fig. 5", VARIANTS, draw_grid, note=PICKED),
+    FigureSpec(
+        "ssc.f5", "Localisation maps of the variants", "SSC, Fig. 5", VARIANTS, draw_grid, note=PICKED
+    ),
     FigureSpec("ssc.f6", "Reconstructed images", "SSC, Fig. 6", LOSSES, draw_reconstructions, note=PICKED),
     FigureSpec("ssc.f7", "Loss weights and size of the erosion", "SSC, Fig. 7", DIAL_ROWS, draw_dials, "all"),
-    FigureSpec("ssc.f8", "Failures: the worst image of every class", "SSC, Fig. 8", (ssc("SSC"),), draw_failures, note=PICKED),
+    FigureSpec(
+        "ssc.f8",
+        "Failures: the worst image of every class",
+        "SSC, Fig. 8",
+        (ssc("SSC"),),
+        draw_failures,
+        note=PICKED,
+    ),
 )

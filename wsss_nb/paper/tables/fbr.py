@@ -13,81 +13,123 @@ from dataclasses import replace
 from ..registry import CRF, FigureSpec, Row, Table, register
 
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #6b693a92
-def seeds(label: str, seed: float | None, crf: float | None, mask: float | None, method: str = "", group: str = "") -> Row:
+def seeds(
+    label: str, seed: float | None, crf: float | None, mask: float | None, method: str = "", group: str = ""
+) -> Row:
     "A row with the columns Seed, +CRF and Mask; None is printed as a dash."
-    return Row(label, method, paper={k: v for k, v in {"Seed": seed, "+CRF": crf, "Mask": mask}.items() if v is not None}, group=group,
-               chain=CHAINS[group])
+    return Row(
+        label,
+        method,
+        paper={k: v for k, v in {"Seed": seed, "+CRF": crf, "Mask": mask}.items() if v is not None},
+        group=group,
+        chain=CHAINS[group],
+    )
 
 
 PSA, IRN = "Refine with PSA", "Refine with IRN"
-CHAINS = {PSA: "psa", IRN: "irn", "": ""}                                       # what makes the pseudo masks
+CHAINS = {PSA: "psa", IRN: "irn", "": ""}  # what makes the pseudo masks
 SEED_CRF = {"Seed": "miou", "+CRF": f"refined:{CRF}:miou"}
 SEED_CRF_MASK = SEED_CRF | {"Mask": "refined::miou"}
-T2 = Table("fbr.t2", "Seeds, seeds with CRF, and pseudo masks", "FBR, Table II", SEED_CRF_MASK, (
-    seeds("SEAM CVPR '20", 55.4, 56.8, 63.6, "seam", PSA),
-    seeds("Ours (SEAM-based)", 62.6, 65.3, 69.9, "seam+fbr", PSA),
-    seeds("RIB NeurIPS '21", 56.5, 62.9, 68.6, group=PSA),
-    seeds("EPS CVPR '21", 69.4, 71.4, 71.6, "eps", PSA),
-    seeds("RCA CVPR '22", None, None, 74.1, group=PSA),
-    seeds("PPC CVPR '22", 70.5, 73.3, 73.3, "ppc", PSA),
-    seeds("Ours (PPC-based)", 72.2, 75.5, 75.9, "ppc+fbr", PSA),
-    seeds("MCT CVPR '22", 61.7, None, 69.1, group=IRN),
-    seeds("CLIMS CVPR '22", 56.6, None, 70.5, group=IRN),
-    seeds("W-OoD CVPR '22", 59.1, 65.5, 72.1, group=IRN),
-    seeds("AMN CVPR '22", 62.2, None, 72.2, "amn", IRN),
-    seeds("ACR CVPR '23", 60.9, 65.9, 72.3, group=IRN),
-    seeds("BECO CVPR '23", None, None, 73.0, group=IRN),
-    seeds("Ours (AMN-based)", 62.9, None, 73.1, "amn+fbr", IRN),
-), reference=("PPC CVPR '22", "AMN CVPR '22"), paper_on="SEAM, PPC and AMN",
+T2 = Table(
+    "fbr.t2",
+    "Seeds, seeds with CRF, and pseudo masks",
+    "FBR, Table II",
+    SEED_CRF_MASK,
+    (
+        seeds("SEAM CVPR '20", 55.4, 56.8, 63.6, "seam", PSA),
+        seeds("Ours (SEAM-based)", 62.6, 65.3, 69.9, "seam+fbr", PSA),
+        seeds("RIB NeurIPS '21", 56.5, 62.9, 68.6, group=PSA),
+        seeds("EPS CVPR '21", 69.4, 71.4, 71.6, "eps", PSA),
+        seeds("RCA CVPR '22", None, None, 74.1, group=PSA),
+        seeds("PPC CVPR '22", 70.5, 73.3, 73.3, "ppc", PSA),
+        seeds("Ours (PPC-based)", 72.2, 75.5, 75.9, "ppc+fbr", PSA),
+        seeds("MCT CVPR '22", 61.7, None, 69.1, group=IRN),
+        seeds("CLIMS CVPR '22", 56.6, None, 70.5, group=IRN),
+        seeds("W-OoD CVPR '22", 59.1, 65.5, 72.1, group=IRN),
+        seeds("AMN CVPR '22", 62.2, None, 72.2, "amn", IRN),
+        seeds("ACR CVPR '23", 60.9, 65.9, 72.3, group=IRN),
+        seeds("BECO CVPR '23", None, None, 73.0, group=IRN),
+        seeds("Ours (AMN-based)", 62.9, None, 73.1, "amn+fbr", IRN),
+    ),
+    reference=("PPC CVPR '22", "AMN CVPR '22"),
+    paper_on="SEAM, PPC and AMN",
     note="EPS and PPC learn from saliency maps too. "
-         "Printed gain of AMN's mask: +0.1, though 73.1 is 0.9 above AMN and 0.1 above BECO. Table XI prints 69.5 for the seed of EPS.")
+    "Printed gain of AMN's mask: +0.1, though 73.1 is 0.9 above AMN and 0.1 above BECO. Table XI prints 69.5 for the seed of EPS.",
+)
 
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #fc3466ce
-def segmentation(label: str, sup: str, backbone: str, val: float, test: float | None = None, method: str = "") -> Row:
+def segmentation(
+    label: str, sup: str, backbone: str, val: float, test: float | None = None, method: str = ""
+) -> Row:
     "A row of Tables III and IV; the parts of Table III are the kinds of supervision."
     scores = {"Val.": val} | ({"Test": test} if test is not None else {})
-    return Row(label, method, paper=scores, about={"Sup.": sup, "Backbone": backbone}, group=f"Sup. {sup}" if test is not None else "")
+    return Row(
+        label,
+        method,
+        paper=scores,
+        about={"Sup.": sup, "Backbone": backbone},
+        group=f"Sup. {sup}" if test is not None else "",
+    )
 
 
 R38, R101 = "ResNet38", "ResNet101"
-T3 = Table("fbr.t3", "Segmentation on PASCAL VOC 2012", "FBR, Table III", {"Val.": "val.miou", "Test": "test.miou"}, (
-    segmentation("SEAM CVPR '20", "I", R38, 64.5, 65.7, "seam"),
-    segmentation("ReCAM CVPR '22", "I", R101, 68.4, 68.2),
-    segmentation("SIPE CVPR '22", "I", R101, 68.8, 69.7),
-    segmentation("W-OoD CVPR '22", "I", R38, 70.7, 70.1),
-    segmentation("AMN CVPR '22", "I", R101, 70.7, 70.6, "amn"),
-    segmentation("VIT-PCM ECCV '22", "I", R101, 70.3, 70.9),
-    segmentation("SBCE ECCV '22", "I", R101, 70.0, 71.3),
-    segmentation("AEFT ECCV '22", "I", R38, 70.9, 71.7),
-    segmentation("BECO CVPR '23", "I", R38, 72.1, 71.8),
-    segmentation("ToCo CVPR '23", "I", "VIT-B", 71.1, 72.2),
-    segmentation("ACR CVPR '23", "I", R38, 72.4, 72.4),
-    segmentation("Ours (SEAM-based)", "I", R38, 68.9, 69.3, "seam+fbr"),
-    segmentation("Ours (AMN-based)", "I", R101, 71.8, 73.2, "amn+fbr"),
-    segmentation("MCT CVPR '22", "I+S", R38, 71.9, 71.6),
-    segmentation("L2G CVPR '22", "I+S", R101, 72.1, 71.7),
-    segmentation("ReCAM CVPR '22", "I+S", R101, 71.8, 72.2),
-    segmentation("RCA CVPR '22", "I+S", R38, 72.2, 72.8),
-    segmentation("SBCE ECCV '22", "I+S", R101, 71.8, 73.4),
-    segmentation("PPC CVPR '22", "I+S", R101, 72.6, 73.6, "ppc"),
-    segmentation("Ours (PPC-based)", "I+S", R101, 74.2, 74.9, "ppc+fbr"),
-), reference=("AMN CVPR '22", "PPC CVPR '22"), paper_on="SEAM, AMN and PPC", paper_data="PASCAL VOC 2012 val and test",
+T3 = Table(
+    "fbr.t3",
+    "Segmentation on PASCAL VOC 2012",
+    "FBR, Table III",
+    {"Val.": "val.miou", "Test": "test.miou"},
+    (
+        segmentation("SEAM CVPR '20", "I", R38, 64.5, 65.7, "seam"),
+        segmentation("ReCAM CVPR '22", "I", R101, 68.4, 68.2),
+        segmentation("SIPE CVPR '22", "I", R101, 68.8, 69.7),
+        segmentation("W-OoD CVPR '22", "I", R38, 70.7, 70.1),
+        segmentation("AMN CVPR '22", "I", R101, 70.7, 70.6, "amn"),
+        segmentation("VIT-PCM ECCV '22", "I", R101, 70.3, 70.9),
+        segmentation("SBCE ECCV '22", "I", R101, 70.0, 71.3),
+        segmentation("AEFT ECCV '22", "I", R38, 70.9, 71.7),
+        segmentation("BECO CVPR '23", "I", R38, 72.1, 71.8),
+        segmentation("ToCo CVPR '23", "I", "VIT-B", 71.1, 72.2),
+        segmentation("ACR CVPR '23", "I", R38, 72.4, 72.4),
+        segmentation("Ours (SEAM-based)", "I", R38, 68.9, 69.3, "seam+fbr"),
+        segmentation("Ours (AMN-based)", "I", R101, 71.8, 73.2, "amn+fbr"),
+        segmentation("MCT CVPR '22", "I+S", R38, 71.9, 71.6),
+        segmentation("L2G CVPR '22", "I+S", R101, 72.1, 71.7),
+        segmentation("ReCAM CVPR '22", "I+S", R101, 71.8, 72.2),
+        segmentation("RCA CVPR '22", "I+S", R38, 72.2, 72.8),
+        segmentation("SBCE ECCV '22", "I+S", R101, 71.8, 73.4),
+        segmentation("PPC CVPR '22", "I+S", R101, 72.6, 73.6, "ppc"),
+        segmentation("Ours (PPC-based)", "I+S", R101, 74.2, 74.9, "ppc+fbr"),
+    ),
+    reference=("AMN CVPR '22", "PPC CVPR '22"),
+    paper_on="SEAM, AMN and PPC",
+    paper_data="PASCAL VOC 2012 val and test",
     needs="the segmentation stage",
-    note="I: image-level labels; S: saliency maps. The text gives AMN's gain on the test set as 1.7; the table's numbers differ by 2.6.")
+    note="I: image-level labels; S: saliency maps. The text gives AMN's gain on the test set as 1.7; the table's numbers differ by 2.6.",
+)
 
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #c5724761
-T4 = Table("fbr.t4", "Segmentation on COCO 2014", "FBR, Table IV", {"Val.": "val.miou"}, (
-    segmentation("SIPE CVPR '22", "I", R38, 43.6),
-    segmentation("RIB NeurIPS '21", "I+S", R101, 43.8),
-    segmentation("L2G CVPR '22", "I+S", R101, 44.2),
-    segmentation("AMN CVPR '22", "I", R101, 44.7, method="amn"),
-    segmentation("AEFT ECCV '22", "I", R38, 44.8),
-    segmentation("ReCAM CVPR '22", "I", R101, 45.0),
-    segmentation("VIT-PCM ECCV '22", "I", "ViT-B/16", 45.0),
-    segmentation("BECO CVPR '23", "I", R101, 45.1),
-    segmentation("ACR CVPR '23", "I", R38, 45.3),
-    segmentation("Ours (AMN-based)", "I", R101, 45.6, method="amn+fbr"),
-), reference="AMN CVPR '22", paper_on="AMN", paper_data="COCO 2014 val", needs="COCO and the segmentation stage")
+T4 = Table(
+    "fbr.t4",
+    "Segmentation on COCO 2014",
+    "FBR, Table IV",
+    {"Val.": "val.miou"},
+    (
+        segmentation("SIPE CVPR '22", "I", R38, 43.6),
+        segmentation("RIB NeurIPS '21", "I+S", R101, 43.8),
+        segmentation("L2G CVPR '22", "I+S", R101, 44.2),
+        segmentation("AMN CVPR '22", "I", R101, 44.7, method="amn"),
+        segmentation("AEFT ECCV '22", "I", R38, 44.8),
+        segmentation("ReCAM CVPR '22", "I", R101, 45.0),
+        segmentation("VIT-PCM ECCV '22", "I", "ViT-B/16", 45.0),
+        segmentation("BECO CVPR '23", "I", R101, 45.1),
+        segmentation("ACR CVPR '23", "I", R38, 45.3),
+        segmentation("Ours (AMN-based)", "I", R101, 45.6, method="amn+fbr"),
+    ),
+    reference="AMN CVPR '22",
+    paper_on="AMN",
+    paper_data="COCO 2014 val",
+    needs="COCO and the segmentation stage",
+)
 
 
 def boxes(label: str, backbone: str, ap: float, ap50: float, ap75: float, method: str = "") -> Row:
@@ -95,26 +137,42 @@ def boxes(label: str, backbone: str, ap: float, ap50: float, ap75: float, method
     return Row(label, method, paper={"AP": ap, "AP50": ap50, "AP75": ap75}, about={"Backbone": backbone})
 
 
-T5 = Table("fbr.t5", "Instance segmentation on COCO 2017", "FBR, Table V", {"AP": "ap", "AP50": "ap50", "AP75": "ap75"}, (
-    boxes("DiscoBox ICCV '21", "ResNet50", 30.2, 52.1, 30.7),
-    boxes("Box2Mask-C ECCV '22", R101, 33.5, 56.9, 34.2),
-    boxes("BoxInst CVPR '21", "ResNet50", 30.9, 53.3, 31.2, "boxinst"),
-    boxes("BoxInst CVPR '21", R101, 32.1, 55.3, 32.4, "boxinst"),
-    boxes("Ours (BoxInst-based)", "ResNet50", 32.9, 56.6, 33.4, "boxinst+fbr"),
-    boxes("Ours (BoxInst-based)", R101, 34.1, 57.7, 34.9, "boxinst+fbr"),
-), reference="BoxInst CVPR '21", paper_on="BoxInst", paper_data="COCO 2017 val", needs="BoxInst and COCO")
+T5 = Table(
+    "fbr.t5",
+    "Instance segmentation on COCO 2017",
+    "FBR, Table V",
+    {"AP": "ap", "AP50": "ap50", "AP75": "ap75"},
+    (
+        boxes("DiscoBox ICCV '21", "ResNet50", 30.2, 52.1, 30.7),
+        boxes("Box2Mask-C ECCV '22", R101, 33.5, 56.9, 34.2),
+        boxes("BoxInst CVPR '21", "ResNet50", 30.9, 53.3, 31.2, "boxinst"),
+        boxes("BoxInst CVPR '21", R101, 32.1, 55.3, 32.4, "boxinst"),
+        boxes("Ours (BoxInst-based)", "ResNet50", 32.9, 56.6, 33.4, "boxinst+fbr"),
+        boxes("Ours (BoxInst-based)", R101, 34.1, 57.7, 34.9, "boxinst+fbr"),
+    ),
+    reference="BoxInst CVPR '21",
+    paper_on="BoxInst",
+    paper_data="COCO 2017 val",
+    needs="BoxInst and COCO",
+)
 
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #6ba654c6
 def fbr(label: str, paper: dict[str, float] | float, group: str = "", chain: str = "", **fields) -> Row:
     "A row of the full method with fields of the term changed; one number is of seeds with CRF."
-    return Row(label, "{base}+fbr", {f"terms.fbr.{k}": v for k, v in fields.items()},
-               paper if isinstance(paper, dict) else {"+CRF": paper}, group=group, chain=chain)
+    return Row(
+        label,
+        "{base}+fbr",
+        {f"terms.fbr.{k}": v for k, v in fields.items()},
+        paper if isinstance(paper, dict) else {"+CRF": paper},
+        group=group,
+        chain=chain,
+    )
 
 
 WITH_CRF = "The paper's mIoU is of seeds with CRF."
-NO_IF = dict(lambda_fg=0)                        # ‡+FB: without the contrast inside the foreground
-FB_ALONE = dict(lambda_fg=0, lambda_seg=0)       # †+FB
-DAGGER = {"terms.ppc.background": False}         # † and ‡: nothing on a baseline without PPC
+NO_IF = dict(lambda_fg=0)  # ‡+FB: without the contrast inside the foreground
+FB_ALONE = dict(lambda_fg=0, lambda_seg=0)  # †+FB
+DAGGER = {"terms.ppc.background": False}  # † and ‡: nothing on a baseline without PPC
 
 
 def dagger(row: Row) -> Row:
@@ -122,66 +180,162 @@ def dagger(row: Row) -> Row:
     return replace(row, overrides=row.overrides | DAGGER)
 
 
-T6 = Table("fbr.t6", "FB contrast, IF contrast and the auxiliary segmentation", "FBR, Table VI", SEED_CRF, (
-    Row("baseline", "{base}", paper={"+CRF": 73.3}),
-    dagger(Row("baseline †", "{base}", paper={"+CRF": 73.6})),
-    dagger(fbr("† + FB", 74.7, **FB_ALONE)),
-    dagger(fbr("‡ + FB", 75.0, **NO_IF)),
-    fbr("baseline + IF", 73.9, lambda_bg=0, lambda_seg=0),
-    dagger(fbr("‡ + FB + IF", 75.5)),
-), reference="baseline", on="ppc", paper_on="PPC",
+T6 = Table(
+    "fbr.t6",
+    "FB contrast, IF contrast and the auxiliary segmentation",
+    "FBR, Table VI",
+    SEED_CRF,
+    (
+        Row("baseline", "{base}", paper={"+CRF": 73.3}),
+        dagger(Row("baseline †", "{base}", paper={"+CRF": 73.6})),
+        dagger(fbr("† + FB", 74.7, **FB_ALONE)),
+        dagger(fbr("‡ + FB", 75.0, **NO_IF)),
+        fbr("baseline + IF", 73.9, lambda_bg=0, lambda_seg=0),
+        dagger(fbr("‡ + FB + IF", 75.5)),
+    ),
+    reference="baseline",
+    on="ppc",
+    paper_on="PPC",
     note="†: no background class in the baseline's own contrast; a baseline without PPC has none, so there † changes nothing. "
-         "‡: † with the auxiliary background segmentation. " + WITH_CRF)
+    "‡: † with the auxiliary background segmentation. " + WITH_CRF,
+)
 
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #401bbcf8
 SPACE, STRATEGY = "Projection head", "Strategy"
-T7 = Table("fbr.t7", "NROI: its own head, and regions against pixels", "FBR, Table VII", SEED_CRF, (
-    fbr("w/o φ_bg", 74.0, SPACE, head="single", **FB_ALONE),
-    fbr("w/ φ_bg", 74.7, SPACE, **FB_ALONE),
-    fbr("pixel-to-pixel", 74.5, STRATEGY, pixels="pixel", bank="x2", **NO_IF),
-    fbr("pixel-to-NROI", 75.0, STRATEGY, **NO_IF),
-), reference=("w/o φ_bg", "pixel-to-pixel"), paper_on="PPC",
+T7 = Table(
+    "fbr.t7",
+    "NROI: its own head, and regions against pixels",
+    "FBR, Table VII",
+    SEED_CRF,
+    (
+        fbr("w/o φ_bg", 74.0, SPACE, head="single", **FB_ALONE),
+        fbr("w/ φ_bg", 74.7, SPACE, **FB_ALONE),
+        fbr("pixel-to-pixel", 74.5, STRATEGY, pixels="pixel", bank="x2", **NO_IF),
+        fbr("pixel-to-NROI", 75.0, STRATEGY, **NO_IF),
+    ),
+    reference=("w/o φ_bg", "pixel-to-pixel"),
+    paper_on="PPC",
     note="Left part on † + FB, right part on ‡ + FB (Table VI). The bank of pixels is twice the bank of NROIs: 100,000 and 50,000 in the "
-         "paper. " + WITH_CRF)
+    "paper. " + WITH_CRF,
+)
 
 CLUSTERS, MEMORY = "Clusters", "Memo."
-T8 = Table("fbr.t8", "Number of clusters, size of the memory bank", "FBR, Table VIII", SEED_CRF, (
-    *(fbr(f"K = {k}", v, CLUSTERS, clusters=k, **NO_IF) for k, v in {4: 74.6, 6: 74.8, 8: 75.0, 16: 74.6}.items()),
-    *(fbr(n, v, MEMORY, bank=x, **NO_IF)
-      for n, x, v in [("3×10⁴", "x0.6", 74.5), ("5×10⁴", "x1", 75.0), ("8×10⁴", "x1.6", 74.9), ("10⁵", "x2", 74.6)]),
-), reference=("K = 8", "5×10⁴"), paper_on="PPC",
+T8 = Table(
+    "fbr.t8",
+    "Number of clusters, size of the memory bank",
+    "FBR, Table VIII",
+    SEED_CRF,
+    (
+        *(
+            fbr(f"K = {k}", v, CLUSTERS, clusters=k, **NO_IF)
+            for k, v in {4: 74.6, 6: 74.8, 8: 75.0, 16: 74.6}.items()
+        ),
+        *(
+            fbr(n, v, MEMORY, bank=x, **NO_IF)
+            for n, x, v in [
+                ("3×10⁴", "x0.6", 74.5),
+                ("5×10⁴", "x1", 75.0),
+                ("8×10⁴", "x1.6", 74.9),
+                ("10⁵", "x2", 74.6),
+            ]
+        ),
+    ),
+    reference=("K = 8", "5×10⁴"),
+    paper_on="PPC",
     note="On ‡ + FB (Table VI). Bank sizes stand to the preset's as in the paper, since on few images the paper's own never fill. "
-         + WITH_CRF)
+    + WITH_CRF,
+)
 
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #d7282b8c
-GRID = {.05: {.01: (71.3, 74.0, 74.7), .05: (71.6, 74.8, 75.1), .10: (72.1, 74.8, 75.4)},
-        .10: {.01: (72.2, 75.5, 75.9), .05: (71.7, 74.7, 75.3), .10: (71.7, 74.7, 75.2)},
-        .20: {.01: (71.5, 74.2, 74.9), .05: (70.9, 73.7, 74.4), .10: (70.8, 73.5, 74.1)}}   # λ1 -> λ2 -> Seed, +CRF, Mask
-T9 = Table("fbr.t9", "Loss weights λ1 (FB) and λ2 (IF)", "FBR, Table IX", SEED_CRF_MASK, tuple(
-    fbr(f"λ1 = {a:.2f}, λ2 = {b:.2f}", dict(zip(SEED_CRF_MASK, v)), chain=CHAINS[PSA], lambda_bg=a, lambda_fg=b)
-    for a, row in GRID.items() for b, v in row.items()
-), reference="λ1 = 0.10, λ2 = 0.01", paper_on="PPC", note="The weight of the auxiliary segmentation stays the preset's.")
+GRID = {
+    0.05: {0.01: (71.3, 74.0, 74.7), 0.05: (71.6, 74.8, 75.1), 0.10: (72.1, 74.8, 75.4)},
+    0.10: {0.01: (72.2, 75.5, 75.9), 0.05: (71.7, 74.7, 75.3), 0.10: (71.7, 74.7, 75.2)},
+    0.20: {0.01: (71.5, 74.2, 74.9), 0.05: (70.9, 73.7, 74.4), 0.10: (70.8, 73.5, 74.1)},
+}  # λ1 -> λ2 -> Seed, +CRF, Mask
+T9 = Table(
+    "fbr.t9",
+    "Loss weights λ1 (FB) and λ2 (IF)",
+    "FBR, Table IX",
+    SEED_CRF_MASK,
+    tuple(
+        fbr(
+            f"λ1 = {a:.2f}, λ2 = {b:.2f}",
+            dict(zip(SEED_CRF_MASK, v)),
+            chain=CHAINS[PSA],
+            lambda_bg=a,
+            lambda_fg=b,
+        )
+        for a, row in GRID.items()
+        for b, v in row.items()
+    ),
+    reference="λ1 = 0.10, λ2 = 0.01",
+    paper_on="PPC",
+    note="The weight of the auxiliary segmentation stays the preset's.",
+)
 
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #3bb57d40
-T10 = Table("fbr.t10", "Hard against active negative sampling", "FBR, Table X", SEED_CRF, (
-    Row("PPC (hard, original)", "ppc", paper={"Seed": 70.5, "+CRF": 73.3}),
-    Row("PPC (active, ours)", "ppc", {"terms.ppc.sampling": "active"}, {"Seed": 71.1, "+CRF": 73.9}),
-), reference="PPC (hard, original)", on="ppc", paper_on="PPC",
-    note="Of PPC's own contrast within a view. Active draws leave the background class out.")
+T10 = Table(
+    "fbr.t10",
+    "Hard against active negative sampling",
+    "FBR, Table X",
+    SEED_CRF,
+    (
+        Row("PPC (hard, original)", "ppc", paper={"Seed": 70.5, "+CRF": 73.3}),
+        Row("PPC (active, ours)", "ppc", {"terms.ppc.sampling": "active"}, {"Seed": 71.1, "+CRF": 73.9}),
+    ),
+    reference="PPC (hard, original)",
+    on="ppc",
+    paper_on="PPC",
+    note="Of PPC's own contrast within a view. Active draws leave the background class out.",
+)
 
-SAMPLING = [("baseline (EPS)", "eps", "", "", 69.5, 71.4),
-            ("+hard sampling (naive query)", "eps+fbr", "hard", "naive", 70.4, 73.2),
-            ("+hard sampling (hard query)", "eps+fbr", "hard", "hard", 70.5, 73.3),
-            ("+hard sampling (adaptive query)", "eps+fbr", "hard", "adaptive", 70.5, 73.4),
-            ("+active sampling (naive query)", "eps+fbr", "active", "naive", 70.8, 73.5),
-            ("+active sampling (hard query)", "eps+fbr", "active", "hard", 71.0, 73.7),
-            ("+active sampling (adaptive query)", "eps+fbr", "active", "adaptive", 71.1, 73.9)]
-T11 = Table("fbr.t11", "Sampling and query setting", "FBR, Table XI", SEED_CRF, tuple(
-    Row(label, method, {f"terms.fbr.{k}": v for k, v in (("sampling", s), ("queries", q), ("lambda_bg", 0), ("lambda_seg", 0)) if s},
-        {"Seed": seed, "+CRF": crf}) for label, method, s, q, seed, crf in SAMPLING
-), reference="baseline (EPS)", on="eps", paper_on="EPS", note="With FBR's contrast inside the foreground alone.")
+SAMPLING = [
+    ("baseline (EPS)", "eps", "", "", 69.5, 71.4),
+    ("+hard sampling (naive query)", "eps+fbr", "hard", "naive", 70.4, 73.2),
+    ("+hard sampling (hard query)", "eps+fbr", "hard", "hard", 70.5, 73.3),
+    ("+hard sampling (adaptive query)", "eps+fbr", "hard", "adaptive", 70.5, 73.4),
+    ("+active sampling (naive query)", "eps+fbr", "active", "naive", 70.8, 73.5),
+    ("+active sampling (hard query)", "eps+fbr", "active", "hard", 71.0, 73.7),
+    ("+active sampling (adaptive query)", "eps+fbr", "active", "adaptive", 71.1, 73.9),
+]
+T11 = Table(
+    "fbr.t11",
+    "Sampling and query setting",
+    "FBR, Table XI",
+    SEED_CRF,
+    tuple(
+        Row(
+            label,
+            method,
+            {
+                f"terms.fbr.{k}": v
+                for k, v in (("sampling", s), ("queries", q), ("lambda_bg", 0), ("lambda_seg", 0))
+                if s
+            },
+            {"Seed": seed, "+CRF": crf},
+        )
+        for label, method, s, q, seed, crf in SAMPLING
+    ),
+    reference="baseline (EPS)",
+    on="eps",
+    paper_on="EPS",
+    note="With FBR's contrast inside the foreground alone.",
+)
 
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #3d29b878
-register(T2, T3, T4, T5, T6, T7, T8, T9, T10, T11,
-         FigureSpec("fbr.f5", "Segmentation results", "FBR, Fig. 5", needs="the segmentation stage"),
-         FigureSpec("fbr.f6", "Instance masks, BoxInst and BoxInst + FBR", "FBR, Fig. 6", needs="BoxInst and COCO"))
+register(
+    T2,
+    T3,
+    T4,
+    T5,
+    T6,
+    T7,
+    T8,
+    T9,
+    T10,
+    T11,
+    FigureSpec("fbr.f5", "Segmentation results", "FBR, Fig. 5", needs="the segmentation stage"),
+    FigureSpec(
+        "fbr.f6", "Instance masks, BoxInst and BoxInst + FBR", "FBR, Fig. 6", needs="BoxInst and COCO"
+    ),
+)

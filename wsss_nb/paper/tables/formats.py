@@ -13,10 +13,10 @@ from itertools import groupby
 
 # %% ../../../nbs/paper/tables/02_formats.ipynb #049ddc0e
 def marks(
-    values: Sequence[float],   # a column; NaN: nothing there
-    highest: bool = True,      # whether more is better
+    values: Sequence[float],  # a column; NaN: nothing there
+    highest: bool = True,  # whether more is better
     digits: int = 1,
-) -> list[str]:                # 'best', 'second' or ''
+) -> list[str]:  # 'best', 'second' or ''
     "Best and second best of a column; no mark where there is nothing to compare."
     shown = [round(v, digits) for v in values]
     ranked = sorted({v for v in shown if v == v}, reverse=highest)
@@ -28,21 +28,23 @@ def marks(
 @dataclass(frozen=True)
 class Cell:
     "A cell's text, its mark, and what a browser shows when one points at it."
+
     text: str
-    mark: str = ""    # 'best' or 'second'
+    mark: str = ""  # 'best' or 'second'
     tip: str = ""
 
 
 @dataclass
 class Sheet:
     "A table as it is shown."
+
     title: str
-    heading: list[str]                     # lines below the title
-    labels: list[str]                      # headers of the columns of words
-    columns: list[tuple[str, str]]         # (upper, lower) header of each column of numbers
-    rows: list[tuple[str, list[str], list[Cell]]]   # group, words, numbers
+    heading: list[str]  # lines below the title
+    labels: list[str]  # headers of the columns of words
+    columns: list[tuple[str, str]]  # (upper, lower) header of each column of numbers
+    rows: list[tuple[str, list[str], list[Cell]]]  # group, words, numbers
     notes: list[str] = field(default_factory=list)
-    details: list[str] = field(default_factory=list)   # long: folded away where that is possible
+    details: list[str] = field(default_factory=list)  # long: folded away where that is possible
 
     def parts(self) -> Iterator[tuple[str, list]]:
         "The rows by group, in order."
@@ -63,47 +65,75 @@ def to_text(sheet: Sheet) -> str:
     width = [max(map(len, column)) for column in zip(head, *body)]
     upper, at = " " * (sum(width[:n]) + 2 * n), n
     for name, k in sheet.spans():
-        upper, at = upper + name.center(sum(width[at:at + k]) + 2 * (k - 1)) + "  ", at + k
+        upper, at = upper + name.center(sum(width[at : at + k]) + 2 * (k - 1)) + "  ", at + k
 
     def line(texts, styles):
         pad = [" " * (w - len(t)) for t, w in zip(texts, width)]
-        return "  ".join(t + p if i < n else p + s.format(t) for i, (t, p, s) in enumerate(zip(texts, pad, styles))).rstrip()
+        return "  ".join(
+            t + p if i < n else p + s.format(t) for i, (t, p, s) in enumerate(zip(texts, pad, styles))
+        ).rstrip()
+
     lines = [sheet.title, *sheet.heading, "", upper.rstrip(), line(head, ["{}"] * len(head))]
     for group, rows in sheet.parts():
         lines += [f"— {group} —"] if group else []
-        lines += [line([*w, *(c.text for c in cells)], ["{}"] * n + [STYLES[c.mark] for c in cells]) for _, w, cells in rows]
+        lines += [
+            line([*w, *(c.text for c in cells)], ["{}"] * n + [STYLES[c.mark] for c in cells])
+            for _, w, cells in rows
+        ]
     return "\n".join([*lines, "", *sheet.notes, *sheet.details])
 
 # %% ../../../nbs/paper/tables/02_formats.ipynb #8105c0fd
 def to_markdown(sheet: Sheet) -> str:
     "Best bold, second best underlined with `<u>`, as GitHub and Jupyter show it."
+
     def safe(text):
         return "".join("\\" + c if c in "\\|*_`<>[]" else c for c in text)
+
     form = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
     head = [*map(safe, sheet.labels), *(safe(" ".join(filter(None, c))) for c in sheet.columns)]
-    lines = ["| " + " | ".join(h or " " for h in head) + " |",
-             "|" + "|".join([" --- "] * len(sheet.labels) + [" ---: "] * len(sheet.columns)) + "|"]
+    lines = [
+        "| " + " | ".join(h or " " for h in head) + " |",
+        "|" + "|".join([" --- "] * len(sheet.labels) + [" ---: "] * len(sheet.columns)) + "|",
+    ]
     for group, rows in sheet.parts():
         if group:
             lines.append(f"| *{safe(group)}* |" + " |" * (len(head) - 1))
         for _, words, cells in rows:
-            lines.append("| " + " | ".join([*map(safe, words), *(form[c.mark].format(safe(c.text)) for c in cells)]) + " |")
-    details = ["<details><summary>Runs</summary>\n\n" + "  \n".join(sheet.details) + "\n\n</details>"] if sheet.details else []
+            lines.append(
+                "| "
+                + " | ".join([*map(safe, words), *(form[c.mark].format(safe(c.text)) for c in cells)])
+                + " |"
+            )
+    details = (
+        ["<details><summary>Runs</summary>\n\n" + "  \n".join(sheet.details) + "\n\n</details>"]
+        if sheet.details
+        else []
+    )
     notes = [code(t, "`{}`", safe, str) for t in sheet.notes]
-    blocks = [f"### {safe(sheet.title)}", "  \n".join(map(safe, sheet.heading)), "\n".join(lines), "  \n".join(notes), *details]
+    blocks = [
+        f"### {safe(sheet.title)}",
+        "  \n".join(map(safe, sheet.heading)),
+        "\n".join(lines),
+        "  \n".join(notes),
+        *details,
+    ]
     return "\n\n".join(blocks) + "\n"
 
 
 def code(text: str, form: str, safe: Callable[[str], str], inside: Callable[[str], str] | None = None) -> str:
     "Text with its `code` set by `form`, and everything made safe."
-    return "".join(form.format((inside or safe)(t)) if i % 2 else safe(t) for i, t in enumerate(text.split("`")))
+    return "".join(
+        form.format((inside or safe)(t)) if i % 2 else safe(t) for i, t in enumerate(text.split("`"))
+    )
 
 # %% ../../../nbs/paper/tables/02_formats.ipynb #ec6e182d
-CSS = (".wsss{border-collapse:collapse;font-size:90%;margin:.4em 0}.wsss th,.wsss td{padding:.15em .7em;border:0;text-align:right;"
-       "background:none;font-weight:normal}.wsss .w{text-align:left}.wsss thead tr:first-child th{border-top:2px solid}"
-       ".wsss thead tr:last-child th{border-bottom:1px solid}.wsss tbody:last-child tr:last-child td{border-bottom:2px solid}"
-       ".wsss .up{text-align:center;border-bottom:1px solid #999}.wsss .g td{font-style:italic;text-align:left;border-top:1px solid #999}"
-       ".wsss .p{color:#777}.wsss b{font-weight:bold}")
+CSS = (
+    ".wsss{border-collapse:collapse;font-size:90%;margin:.4em 0}.wsss th,.wsss td{padding:.15em .7em;border:0;text-align:right;"
+    "background:none;font-weight:normal}.wsss .w{text-align:left}.wsss thead tr:first-child th{border-top:2px solid}"
+    ".wsss thead tr:last-child th{border-bottom:1px solid}.wsss tbody:last-child tr:last-child td{border-bottom:2px solid}"
+    ".wsss .up{text-align:center;border-bottom:1px solid #999}.wsss .g td{font-style:italic;text-align:left;border-top:1px solid #999}"
+    ".wsss .p{color:#777}.wsss b{font-weight:bold}"
+)
 
 
 def to_html(sheet: Sheet) -> str:
@@ -112,24 +142,60 @@ def to_html(sheet: Sheet) -> str:
     paper = [" class=p" if lower == "paper" else "" for _, lower in sheet.columns]
 
     def row(words, cells):
-        numbers = (f"<td{p} title='{escape(c.tip)}'>" + form[c.mark].format(escape(c.text)) + "</td>" for c, p in zip(cells, paper))
+        numbers = (
+            f"<td{p} title='{escape(c.tip)}'>" + form[c.mark].format(escape(c.text)) + "</td>"
+            for c, p in zip(cells, paper)
+        )
         return "<tr>" + "".join(f"<td class=w>{escape(w)}</td>" for w in words) + "".join(numbers) + "</tr>"
-    upper = "".join(f"<th colspan={n}" + (" class=up" if name else "") + f">{escape(name)}</th>" for name, n in sheet.spans())
+
+    upper = "".join(
+        f"<th colspan={n}" + (" class=up" if name else "") + f">{escape(name)}</th>"
+        for name, n in sheet.spans()
+    )
     lower = "".join(f"<th{p}>{escape(name)}</th>" for (_, name), p in zip(sheet.columns, paper))
     wide = len(sheet.labels) + len(sheet.columns)
-    body = "".join((f"<tr class=g><td colspan={wide}>{escape(g)}</td></tr>" if g else "") + "".join(row(w, c) for _, w, c in rows)
-                   for g, rows in sheet.parts())
+    body = "".join(
+        (f"<tr class=g><td colspan={wide}>{escape(g)}</td></tr>" if g else "")
+        + "".join(row(w, c) for _, w, c in rows)
+        for g, rows in sheet.parts()
+    )
     words = "".join(f"<th class=w>{escape(w)}</th>" for w in sheet.labels)
     above = "<br>".join([f"<b>{escape(sheet.title)}</b>", *map(escape, sheet.heading)])
     below = "".join(f"<div>{code(n, '<code>{}</code>', escape)}</div>" for n in sheet.notes)
-    fold = "<details><summary>Runs</summary>" + "<br>".join(map(escape, sheet.details)) + "</details>" if sheet.details else ""
-    return (f"<style>{CSS}</style><div>{above}</div><table class=wsss><thead><tr>" + "<th></th>" * len(sheet.labels) + f"{upper}</tr>"
-            f"<tr>{words}{lower}</tr></thead><tbody>{body}</tbody></table><div style='font-size:85%'>{below}{fold}</div>")
+    fold = (
+        "<details><summary>Runs</summary>" + "<br>".join(map(escape, sheet.details)) + "</details>"
+        if sheet.details
+        else ""
+    )
+    return (
+        f"<style>{CSS}</style><div>{above}</div><table class=wsss><thead><tr>"
+        + "<th></th>" * len(sheet.labels)
+        + f"{upper}</tr>"
+        f"<tr>{words}{lower}</tr></thead><tbody>{body}</tbody></table><div style='font-size:85%'>{below}{fold}</div>"
+    )
 
 # %% ../../../nbs/paper/tables/02_formats.ipynb #e89f5934
-SIGNS = {"\\": r"\textbackslash{}", "λ": r"$\lambda$", "φ": r"$\varphi$", "±": r"$\pm$", "×": r"$\times$", "⁴": "$^4$", "⁵": "$^5$",
-         "†": r"\dag{}", "‡": r"\ddag{}", "–": "--", "−": "$-$", "≥": r"$\geq$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-         "<": "$<$", ">": "$>$", "→": r"$\rightarrow$", "…": r"\dots{}", "'": "'"} | {c: "\\" + c for c in "&%$#_{}"}
+SIGNS = {
+    "\\": r"\textbackslash{}",
+    "λ": r"$\lambda$",
+    "φ": r"$\varphi$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "⁴": "$^4$",
+    "⁵": "$^5$",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "–": "--",
+    "−": "$-$",
+    "≥": r"$\geq$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "→": r"$\rightarrow$",
+    "…": r"\dots{}",
+    "'": "'",
+} | {c: "\\" + c for c in "&%$#_{}"}
 
 
 def tex(text: str) -> str:
@@ -149,10 +215,29 @@ def to_latex(sheet: Sheet) -> str:
     lines = [" & ".join(upper) + r" \\", "".join(rules), " & ".join(lower) + r" \\", r"\midrule"]
     for i, (group, rows) in enumerate(sheet.parts()):
         if group:
-            lines += [r"\midrule"] * (i > 0) + [f"\\multicolumn{{{n + len(sheet.columns)}}}{{l}}{{\\emph{{{tex(group)}}}}} \\\\"]
-        lines += [" & ".join([*map(tex, w), *(form[c.mark].format(tex(c.text)) for c in cells)]) + r" \\" for _, w, cells in rows]
+            lines += [r"\midrule"] * (i > 0) + [
+                f"\\multicolumn{{{n + len(sheet.columns)}}}{{l}}{{\\emph{{{tex(group)}}}}} \\\\"
+            ]
+        lines += [
+            " & ".join([*map(tex, w), *(form[c.mark].format(tex(c.text)) for c in cells)]) + r" \\"
+            for _, w, cells in rows
+        ]
     caption = ". ".join(tex(t.rstrip(".")) for t in [sheet.title, *sheet.heading]) + "."
     notes = "\n\n".join(code(t, r"\texttt{{{}}}", tex) for t in sheet.notes)
     tabular = f"\\begin{{tabular}}{{{'l' * n}{'r' * len(sheet.columns)}}}"
-    return "\n".join([r"\begin{table}\centering", f"\\caption{{{caption}}}", tabular, r"\toprule", *filter(None, lines),
-                      r"\bottomrule", r"\end{tabular}", "", r"\footnotesize", notes, r"\end{table}", ""])
+    return "\n".join(
+        [
+            r"\begin{table}\centering",
+            f"\\caption{{{caption}}}",
+            tabular,
+            r"\toprule",
+            *filter(None, lines),
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+            r"\footnotesize",
+            notes,
+            r"\end{table}",
+            "",
+        ]
+    )

@@ -9,9 +9,13 @@ __all__ = ['T1', 'T4', 'T5', 'pair', 'quality', 'classes']
 from ..registry import CRF, Row, Table, register
 
 # %% ../../../nbs/paper/tables/03_fpr.ipynb #8ba72a3c
-def pair(name: str, label: str, method: str, before: dict[str, float], after: dict[str, float]) -> tuple[Row, Row]:
+def pair(
+    name: str, label: str, method: str, before: dict[str, float], after: dict[str, float]
+) -> tuple[Row, Row]:
     "A baseline and the same with FPR, which differences are taken to each other."
-    return Row(label, method, paper=before, group=name), Row(f"{name} + FPR", f"{method}+fpr", paper=after, group=name)
+    return Row(label, method, paper=before, group=name), Row(
+        f"{name} + FPR", f"{method}+fpr", paper=after, group=name
+    )
 
 
 def quality(*values: float | None) -> dict[str, float]:
@@ -20,15 +24,35 @@ def quality(*values: float | None) -> dict[str, float]:
 
 
 T1 = Table(
-    "fpr.t1", "Quality of localisation maps", "FPR, Table 1",
-    {"Seed": "miou", "+CRF": f"refined:{CRF}:miou", "Prec.": "precision", "Recall": "recall"}, (
+    "fpr.t1",
+    "Quality of localisation maps",
+    "FPR, Table 1",
+    {"Seed": "miou", "+CRF": f"refined:{CRF}:miou", "Prec.": "precision", "Recall": "recall"},
+    (
         *pair("CAM", "CAM CVPR '16", "cam", quality(61.9, 72.7, 49.5, 54.3), quality(66.7, 74.7, 54.3, 59.6)),
-        *pair("SEAM", "SEAM CVPR '20", "seam", quality(67.2, 76.5, 54.8, None), quality(68.9, 77.1, 57.0, 60.8)),
-        *pair("AdvCAM", "AdvCAM CVPR '21", "advcam", quality(66.8, 77.6, 55.5, 62.1), quality(71.5, 78.1, 59.7, 65.5)),
-        *pair("MCTformer", "MCTformer CVPR '22", "mctformer", quality(None, None, 61.7, None), quality(75.0, 81.0, 63.8, 66.4)),
-    ), reference=("CAM CVPR '16", "SEAM CVPR '20", "AdvCAM CVPR '21", "MCTformer CVPR '22"), paper_on="CAM, SEAM, AdvCAM and MCTformer",
+        *pair(
+            "SEAM", "SEAM CVPR '20", "seam", quality(67.2, 76.5, 54.8, None), quality(68.9, 77.1, 57.0, 60.8)
+        ),
+        *pair(
+            "AdvCAM",
+            "AdvCAM CVPR '21",
+            "advcam",
+            quality(66.8, 77.6, 55.5, 62.1),
+            quality(71.5, 78.1, 59.7, 65.5),
+        ),
+        *pair(
+            "MCTformer",
+            "MCTformer CVPR '22",
+            "mctformer",
+            quality(None, None, 61.7, None),
+            quality(75.0, 81.0, 63.8, 66.4),
+        ),
+    ),
+    reference=("CAM CVPR '16", "SEAM CVPR '20", "AdvCAM CVPR '21", "MCTformer CVPR '22"),
+    paper_on="CAM, SEAM, AdvCAM and MCTformer",
     note="SEAM's printed numbers are those that W-OoD reproduced. + FPR fine-tunes the row above it; what the longer training alone does "
-         "is in fpr.t5.")
+    "is in fpr.t5.",
+)
 
 # %% ../../../nbs/paper/tables/03_fpr.ipynb #eef25162
 def classes(label: str, train: float | None, boat: float | None, miou: float | None, method: str = "") -> Row:
@@ -38,8 +62,11 @@ def classes(label: str, train: float | None, boat: float | None, miou: float | N
 
 
 T4 = Table(
-    "fpr.t4", "IoU of classes that co-occur with their context", "FPR, Table 4",
-    {"train IoU": "per_class.iou.train", "boat IoU": "per_class.iou.boat", "mIoU": "miou"}, (
+    "fpr.t4",
+    "IoU of classes that co-occur with their context",
+    "FPR, Table 4",
+    {"train IoU": "per_class.iou.train", "boat IoU": "per_class.iou.boat", "mIoU": "miou"},
+    (
         classes("CAM", 49.8, 33.3, 49.5, "cam"),
         classes("W-OoD", 61.4, 41.0, 53.3),
         classes("AdvCAM + W-OoD", 65.4, 41.8, 58.8),
@@ -47,18 +74,33 @@ T4 = Table(
         classes("FPR", 65.1, 44.7, 54.3, "cam+fpr"),
         classes("AdvCAM", None, None, None, "advcam"),
         classes("AdvCAM + FPR", 68.5, 49.0, 59.7, "advcam+fpr"),
-    ), reference="CAM", paper_on="CAM and AdvCAM",
-    note="W-OoD and CLIMS use external supervision; AdvCAM + W-OoD is the paper's reproduction. AdvCAM alone is not in the printed table.")
+    ),
+    reference="CAM",
+    paper_on="CAM and AdvCAM",
+    note="W-OoD and CLIMS use external supervision; AdvCAM + W-OoD is the paper's reproduction. AdvCAM alone is not in the printed table.",
+)
 
 # %% ../../../nbs/paper/tables/03_fpr.ipynb #5a399e56
-T5 = Table("fpr.t5", "Loss terms", "FPR, Table 5", {"mIoU": "miou"}, (
-    Row("BCE", "{base}", paper={"mIoU": 49.5}),
-    Row("focal BCE", "{base}", {"model.loss": "focal"}, {"mIoU": 50.1}),
-    Row("BCE, trained on as long as FPR", "{base}+fpr", {"terms.fpr.lambda_rc": 0, "terms.fpr.lambda_pr": 0}),
-    Row("BCE + L_RC", "{base}+fpr", {"terms.fpr.lambda_pr": 0}, {"mIoU": 52.4}),
-    Row("BCE + L_RC + L_PR", "{base}+fpr", paper={"mIoU": 54.3}),
-), reference="BCE", paper_on="CAM",
-    note="Not in the paper: the third row, which fine-tunes with both weights 0. What FPR's losses do is the difference to it.")
+T5 = Table(
+    "fpr.t5",
+    "Loss terms",
+    "FPR, Table 5",
+    {"mIoU": "miou"},
+    (
+        Row("BCE", "{base}", paper={"mIoU": 49.5}),
+        Row("focal BCE", "{base}", {"model.loss": "focal"}, {"mIoU": 50.1}),
+        Row(
+            "BCE, trained on as long as FPR",
+            "{base}+fpr",
+            {"terms.fpr.lambda_rc": 0, "terms.fpr.lambda_pr": 0},
+        ),
+        Row("BCE + L_RC", "{base}+fpr", {"terms.fpr.lambda_pr": 0}, {"mIoU": 52.4}),
+        Row("BCE + L_RC + L_PR", "{base}+fpr", paper={"mIoU": 54.3}),
+    ),
+    reference="BCE",
+    paper_on="CAM",
+    note="Not in the paper: the third row, which fine-tunes with both weights 0. What FPR's losses do is the difference to it.",
+)
 
 # %% ../../../nbs/paper/tables/03_fpr.ipynb #a0045a3d
 register(T1, T4, T5)

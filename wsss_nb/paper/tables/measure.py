@@ -25,10 +25,12 @@ from ...run.store import Run, RunStore
 
 # %% ../../../nbs/paper/tables/05_measure.ipynb #86c83fb4
 def difference(
-    values: Mapping[int, float],      # seed -> score
+    values: Mapping[int, float],  # seed -> score
     reference: Mapping[int, float],
-    level: float = .95,
-) -> tuple[float, float, float, int]:  # mean, ends of the t interval (NaN for one seed), number of common seeds
+    level: float = 0.95,
+) -> tuple[
+    float, float, float, int
+]:  # mean, ends of the t interval (NaN for one seed), number of common seeds
     "Paired difference over the seeds that both have."
     d = np.array([values[s] - reference[s] for s in values if s in reference], float)
     d = d[~np.isnan(d)]
@@ -38,9 +40,13 @@ def difference(
     return d.mean(), d.mean() - half, d.mean() + half, len(d)
 
 # %% ../../../nbs/paper/tables/05_measure.ipynb #33756599
-EXTRA = {"precision": "precision", "recall": "recall", "leak": "leak"}   # measured beside what the paper prints
-LOWER = ("leak", "fdr", "seconds", "peak_memory_mib")                    # of these less is better
-PLAIN = {"seconds": 1, "peak_memory_mib": 1 / 1024}                      # these are no shares; memory is shown in GiB
+EXTRA = {
+    "precision": "precision",
+    "recall": "recall",
+    "leak": "leak",
+}  # measured beside what the paper prints
+LOWER = ("leak", "fdr", "seconds", "peak_memory_mib")  # of these less is better
+PLAIN = {"seconds": 1, "peak_memory_mib": 1 / 1024}  # these are no shares; memory is shown in GiB
 
 
 def dig(metrics: Mapping[str, Any], path: str) -> float:
@@ -61,7 +67,9 @@ def spread(values: Sequence[float]) -> tuple[float, float, int]:
     return x.mean() if len(x) else np.nan, x.std(ddof=1) if len(x) > 1 else np.nan, len(x)
 
 # %% ../../../nbs/paper/tables/05_measure.ipynb #9b45615a
-def refinement(row: Row, path: str) -> tuple[str | None, str]:  # chain (None: not of refined masks), path in its result
+def refinement(
+    row: Row, path: str
+) -> tuple[str | None, str]:  # chain (None: not of refined masks), path in its result
     "What a column of a row is measured of."
     if not path.startswith("refined:"):
         return None, path
@@ -72,24 +80,36 @@ def refinement(row: Row, path: str) -> tuple[str | None, str]:  # chain (None: n
 def look_up(run: Run, chain: str) -> dict[str, Any]:
     "`masks_of`; the steps are loaded only here, since most tables ask for none."
     from wsss_nb.pipeline.masks import masks_of
+
     return masks_of(run, chain)
 
 # %% ../../../nbs/paper/tables/05_measure.ipynb #f3c3487a
 class Measurement:
     "A table (or figure) with the runs behind its rows, as far as they are finished."
-    kind = ""   # 'table': only tables are looked up
+
+    kind = ""  # 'table': only tables are looked up
 
     def __init__(
-        self, entry: str | Entry, data: str = "cooccur", preset: str = "small",
-        seeds: int | Sequence[int] | None = None,   # 3: seeds 0, 1, 2; None: those that have a finished run, at least seed 0
-        base: str | None = None,                    # the baseline; None: the entry's own
-        overrides: dict[str, Any] | None = None,    # recipe fields changed in all rows
+        self,
+        entry: str | Entry,
+        data: str = "cooccur",
+        preset: str = "small",
+        seeds: int
+        | Sequence[int]
+        | None = None,  # 3: seeds 0, 1, 2; None: those that have a finished run, at least seed 0
+        base: str | None = None,  # the baseline; None: the entry's own
+        overrides: dict[str, Any] | None = None,  # recipe fields changed in all rows
         runs: str | Path | RunStore = "runs",
-        command: Sequence[str] = (),                # how the command begins that runs it, where it is not wsss_nb table ID
+        command: Sequence[str] = (),  # how the command begins that runs it, where it is not wsss_nb table ID
     ):
         self.entry = lookup(entry, self.kind) if isinstance(entry, str) else entry
         self.store = runs if isinstance(runs, RunStore) else RunStore(runs)
-        self.data, self.preset, self.base, self.overrides = data, preset, base or self.entry.on, overrides or {}
+        self.data, self.preset, self.base, self.overrides = (
+            data,
+            preset,
+            base or self.entry.on,
+            overrides or {},
+        )
         self.open, self.masks = cache(open_data), cache(look_up)
         if isinstance(self.entry, FigureSpec) and self.entry.seeds == "first":
             seeds = [0] if seeds is None or isinstance(seeds, int) else seeds[:1]
@@ -116,7 +136,11 @@ class Measurement:
         "What to type to run what is missing."
         words = [*command, "--data", self.data, "--preset", self.preset, "--seeds", str(max(self.seeds) + 1)]
         words += ["--baseline", self.base] if self.base != self.entry.on else []
-        words += [w for f, v in self.overrides.items() for w in ("--set", f"{f}={v if isinstance(v, str) else json.dumps(v)}")]
+        words += [
+            w
+            for f, v in self.overrides.items()
+            for w in ("--set", f"{f}={v if isinstance(v, str) else json.dumps(v)}")
+        ]
         words += ["--runs", str(self.store.root)] if str(self.store.root) != "runs" else []
         return shlex.join([*words, "--run", *(["--refine"] if self.chains else [])])
 
@@ -124,7 +148,10 @@ class Measurement:
     def chains(self) -> dict[str, list[str]]:
         "The chains that columns are measured of, by name of the row."
         columns = self.entry.columns.values() if isinstance(self.entry, Table) else ()
-        found = {r.name: list(dict.fromkeys(c for p in columns if (c := refinement(r, p)[0]) is not None)) for r in self.entry.rows}
+        found = {
+            r.name: list(dict.fromkeys(c for p in columns if (c := refinement(r, p)[0]) is not None))
+            for r in self.entry.rows
+        }
         return {name: chains for name, chains in found.items() if chains}
 
     @property
@@ -140,31 +167,50 @@ class Measurement:
     @property
     def unrefined(self) -> list[tuple[Run, str]]:
         "Finished runs and the chains that their seeds have still to go through, each once."
-        pairs = ((p.run, c) for name, cs in self.chains.items() for p in self.planned.get(name, ()) if p.run.done for c in cs)
+        pairs = (
+            (p.run, c)
+            for name, cs in self.chains.items()
+            for p in self.planned.get(name, ())
+            if p.run.done
+            for c in cs
+        )
         wanted = {(run.key, chain): (run, chain) for run, chain in pairs}
         return [x for x in wanted.values() if not self.masks(*x)]
 
     @cached_property
     def results(self) -> dict[str, dict[int, tuple[str, dict]]]:
         "Row -> seed -> key and metrics of the finished runs, and what their training took."
-        read = cache(lambda run: run.result["metrics"] | {k: v for k, v in run.result.items() if k == "training"})
-        return {name: {p.job.seed: (p.run.key, read(p.run)) for p in ps if p.run.done} for name, ps in self.planned.items()}
+        read = cache(
+            lambda run: run.result["metrics"] | {k: v for k, v in run.result.items() if k == "training"}
+        )
+        return {
+            name: {p.job.seed: (p.run.key, read(p.run)) for p in ps if p.run.done}
+            for name, ps in self.planned.items()
+        }
 
     def values(self, row: Row, path: str) -> dict[int, float]:
         "A metric of a row by seed, in percent."
         chain, path = refinement(row, path)
         if chain is None:
             return {s: dig(m, path) for s, (_, m) in self.results.get(row.name, {}).items()}
-        return {p.job.seed: dig(self.masks(p.run, chain), path) for p in self.planned.get(row.name, ()) if p.run.done}
+        return {
+            p.job.seed: dig(self.masks(p.run, chain), path)
+            for p in self.planned.get(row.name, ())
+            if p.run.done
+        }
 
     @property
     def columns(self) -> dict[str, str]:
         "Printed columns, then what is measured beside them; leak only where the data has contexts."
         known = [m for seeds in self.results.values() for _, m in seeds.values()]
         if all(p.startswith("refined:") or last(p) in PLAIN for p in self.entry.columns.values()):
-            return self.entry.columns   # those of the seeds would be the same in all rows, or are not the question
+            return (
+                self.entry.columns
+            )  # those of the seeds would be the same in all rows, or are not the question
         more = {n: p for n, p in EXTRA.items() if p not in self.entry.columns.values()}
-        return self.entry.columns | {n: p for n, p in more.items() if any(dig(m, p) == dig(m, p) for m in known)}
+        return self.entry.columns | {
+            n: p for n, p in more.items() if any(dig(m, p) == dig(m, p) for m in known)
+        }
 
 # %% ../../../nbs/paper/tables/05_measure.ipynb #e5601f11
 def frame(m: Measurement) -> pd.DataFrame:
@@ -175,7 +221,22 @@ def frame(m: Measurement) -> pd.DataFrame:
         reference = m.entry.reference_of(row)
         other = {} if reference in (None, row) else m.values(reference, path)
         delta, low, high, common = difference(values, other)
-        lines.append({"group": row.group, "row": row.label, **row.about, "column": name, "paper": row.paper.get(name, np.nan), "mean": mean,
-                      "std": std, "n": n, "difference": delta, "low": low, "high": high, "common": common,
-                      "reference": reference.label if other else "", "runs": " ".join(k for k, _ in m.results.get(row.name, {}).values())})
+        lines.append(
+            {
+                "group": row.group,
+                "row": row.label,
+                **row.about,
+                "column": name,
+                "paper": row.paper.get(name, np.nan),
+                "mean": mean,
+                "std": std,
+                "n": n,
+                "difference": delta,
+                "low": low,
+                "high": high,
+                "common": common,
+                "reference": reference.label if other else "",
+                "runs": " ".join(k for k, _ in m.results.get(row.name, {}).values()),
+            }
+        )
     return pd.DataFrame(lines)

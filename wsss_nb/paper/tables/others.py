@@ -9,35 +9,76 @@ __all__ = ['CHAINS', 'COMPARE', 'PLUGINS', 'BASELINES', 'GRID', 'COMING', 'comin
 from ..registry import CRF, FigureSpec, Row, Table, register
 
 # %% ../../../nbs/paper/tables/01_others.ipynb #f476b81e
-CHAINS = {"none": "", "PAMR": "pamr", "superpixels": "superpixels",
-          "CRF (PSA)": CRF, "CRF (IRN)": "crf?preset=irn", "CRF (DeepLab)": "crf?preset=deeplab",
-          "PSA": "psa?background=score,background?score=val", "IRN": "irn,background?score=val"}
+CHAINS = {
+    "none": "",
+    "PAMR": "pamr",
+    "superpixels": "superpixels",
+    "CRF (PSA)": CRF,
+    "CRF (IRN)": "crf?preset=irn",
+    "CRF (DeepLab)": "crf?preset=deeplab",
+    "PSA": "psa?background=score,background?score=val",
+    "IRN": "irn,background?score=val",
+}
 COMPARE = Table(
-    "refine.compare", "Every refinement of one set of seeds: mIoU against seconds", "this toolkit",
-    {"mIoU": "refined::miou", "precision": "refined::precision", "recall": "refined::recall", "s / image": "refined::seconds"},
+    "refine.compare",
+    "Every refinement of one set of seeds: mIoU against seconds",
+    "this toolkit",
+    {
+        "mIoU": "refined::miou",
+        "precision": "refined::precision",
+        "recall": "refined::recall",
+        "s / image": "refined::seconds",
+    },
     tuple(Row(name, "{base}", chain=chain) for name, chain in CHAINS.items()),
-    reference="none", drawn="wsss_nb.paper.figures.refinement.draw_compare",
+    reference="none",
+    drawn="wsss_nb.paper.figures.refinement.draw_compare",
     note="Seconds: wall clock of the chain's steps, median over images (several of which are refined at a time), without reading, writing "
-         "and the training of PSA's and IRN's networks. CRF: presets of these papers. The background of walked CAMs is chosen on val, as "
-         "that of the seeds is.")
+    "and the training of PSA's and IRN's networks. CRF: presets of these papers. The background of walked CAMs is chosen on val, as "
+    "that of the seeds is.",
+)
 register(COMPARE)
 
 # %% ../../../nbs/paper/tables/01_others.ipynb #ce123f04
-PLUGINS = {"": "", "FBR": "fbr", "FPR": "fpr", "SSC": "ssc", "FBR + SSC": "fbr+ssc", "FPR + SSC": "fpr+ssc", "FBR + FPR": "fbr+fpr"}
-BASELINES = {"CAM": "cam", "SEAM": "seam", "PPC": "ppc", "AMN": "amn", "AdvCAM": "advcam", "MCTformer": "mctformer"}
+PLUGINS = {
+    "": "",
+    "FBR": "fbr",
+    "FPR": "fpr",
+    "SSC": "ssc",
+    "FBR + SSC": "fbr+ssc",
+    "FPR + SSC": "fpr+ssc",
+    "FBR + FPR": "fbr+fpr",
+}
+BASELINES = {
+    "CAM": "cam",
+    "SEAM": "seam",
+    "PPC": "ppc",
+    "AMN": "amn",
+    "AdvCAM": "advcam",
+    "MCTformer": "mctformer",
+}
 GRID = Table(
-    "grid.all", "Every plug-in on every baseline", "this toolkit",
+    "grid.all",
+    "Every plug-in on every baseline",
+    "this toolkit",
     {"mIoU": "miou", "precision": "precision", "recall": "recall", "leak": "leak"},
-    tuple(Row(" + ".join(filter(None, [name, plugin])), "+".join(filter(None, [base, terms])), group=name,
-              overrides={"terms.ssc.delta": 1.0} if name == "MCTformer" and "SSC" in plugin else {})   # DRS is of convolutional networks
-          for name, base in BASELINES.items() for plugin, terms in PLUGINS.items()),
+    tuple(
+        Row(
+            " + ".join(filter(None, [name, plugin])),
+            "+".join(filter(None, [base, terms])),
+            group=name,
+            overrides={"terms.ssc.delta": 1.0} if name == "MCTformer" and "SSC" in plugin else {},
+        )  # DRS is of convolutional networks
+        for name, base in BASELINES.items()
+        for plugin, terms in PLUGINS.items()
+    ),
     reference=tuple(BASELINES),
     note="Seeds, without refinement. FPR fine-tunes the run of its row without it. PPC is PPC on EPS and learns from saliency maps, the "
-         "other rows from image tags alone. MCTformer needs DeiT's weights: online, or model.weights.")
+    "other rows from image tags alone. MCTformer needs DeiT's weights: online, or model.weights.",
+)
 register(GRID)
 
 # %% ../../../nbs/paper/tables/01_others.ipynb #7bd25596
-COMING = {   # id -> title, where it stands, what it waits for
+COMING = {  # id -> title, where it stands, what it waits for
     "fpr.t2": ("Segmentation on PASCAL VOC 2012", "FPR, Table 2", "the segmentation stage"),
     "fpr.t3": ("Segmentation on COCO 2014", "FPR, Table 3", "COCO and the segmentation stage"),
     "fpr.f4": ("Segmentation maps", "FPR, Fig. 4", "the segmentation stage"),

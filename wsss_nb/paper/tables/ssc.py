@@ -9,49 +9,88 @@ __all__ = ['T2', 'NO_ASM', 'DRS', 'T7', 'T8', 'MEMORY', 'T9', 'ssc']
 from ..registry import Row, Table, register
 
 # %% ../../../nbs/paper/tables/04_ssc.ipynb #4b713d97
-T2 = Table("ssc.t2", "Seeds and pseudo masks", "SSC, Table II", {"Seed": "miou", "Mask": "refined::miou"}, (
-    Row("baseline (IRN)", "{base}", paper={"Seed": 48.3}, chain="irn"),
-    Row("SSC", "{base}+ssc", paper={"Seed": 58.3, "Mask": 71.9}, chain="irn"),
-), reference="baseline (IRN)", paper_on="CAM",
-    note="The numbers are those that the text gives of Table II; there SSC's seed is 1.7 above RIB's and ReCAM's, 0.3 above D2CAM's.")
+T2 = Table(
+    "ssc.t2",
+    "Seeds and pseudo masks",
+    "SSC, Table II",
+    {"Seed": "miou", "Mask": "refined::miou"},
+    (
+        Row("baseline (IRN)", "{base}", paper={"Seed": 48.3}, chain="irn"),
+        Row("SSC", "{base}+ssc", paper={"Seed": 58.3, "Mask": 71.9}, chain="irn"),
+    ),
+    reference="baseline (IRN)",
+    paper_on="CAM",
+    note="The numbers are those that the text gives of Table II; there SSC's seed is 1.7 above RIB's and ReCAM's, 0.3 above D2CAM's.",
+)
 
 # %% ../../../nbs/paper/tables/04_ssc.ipynb #89b15ef0
 NO_ASM = {"lambda_a": 0}
-DRS = NO_ASM | {"reconstruct": "none"}   # neither of the two constraints
+DRS = NO_ASM | {"reconstruct": "none"}  # neither of the two constraints
 
 
 def ssc(label: str, paper: float | None = None, column: str = "mIoU", **fields) -> Row:
     "A row of the method with fields of the term changed."
-    return Row(label, "{base}+ssc", {f"terms.ssc.{k}": v for k, v in fields.items()}, {} if paper is None else {column: paper})
+    return Row(
+        label,
+        "{base}+ssc",
+        {f"terms.ssc.{k}": v for k, v in fields.items()},
+        {} if paper is None else {column: paper},
+    )
 
 
-T7 = Table("ssc.t7", "Components", "SSC, Table VII", {"mIoU": "miou"}, (
-    Row("baseline", "{base}", paper={"mIoU": 48.3}),
-    ssc("baseline + DRS", 50.2, **DRS),
-    ssc("baseline + DRS + CDR early", 52.3, **NO_ASM, early=True),
-    ssc("baseline + DRS + CDR", 54.5, **NO_ASM),
-    ssc("baseline + DRS + CDR + ASM w/o RAS", 57.2, reliable=False),
-    ssc("baseline + DRS + CDR + ASM", 58.3),
-), reference="baseline", paper_on="CAM",
+T7 = Table(
+    "ssc.t7",
+    "Components",
+    "SSC, Table VII",
+    {"mIoU": "miou"},
+    (
+        Row("baseline", "{base}", paper={"mIoU": 48.3}),
+        ssc("baseline + DRS", 50.2, **DRS),
+        ssc("baseline + DRS + CDR early", 52.3, **NO_ASM, early=True),
+        ssc("baseline + DRS + CDR", 54.5, **NO_ASM),
+        ssc("baseline + DRS + CDR + ASM w/o RAS", 57.2, reliable=False),
+        ssc("baseline + DRS + CDR + ASM", 58.3),
+    ),
+    reference="baseline",
+    paper_on="CAM",
     note="DRS: suppression of the highest activations. CDR: reconstruction of the image from the class maps; early: from the features of "
-         "stage 2. ASM: alignment with superpixels; RAS: what is sure stays in its target.")
+    "stage 2. ASM: alignment with superpixels; RAS: what is sure stays in its target.",
+)
 
 # %% ../../../nbs/paper/tables/04_ssc.ipynb #31960283
-T8 = Table("ssc.t8", "Reconstruction loss", "SSC, Table VIII", {"mIoU": "miou"}, (
-    ssc("w/o CDR", 50.2, **DRS),
-    ssc("w/ CDR + L1 loss", 51.3, **NO_ASM, reconstruct="l1"),
-    ssc("w/ CDR + L2 loss", 50.9, **NO_ASM, reconstruct="l2"),
-    ssc("w/ CDR + perceptual loss", 54.5, **NO_ASM),
-), reference="w/o CDR", paper_on="CAM", note="All with DRS, without ASM.")
+T8 = Table(
+    "ssc.t8",
+    "Reconstruction loss",
+    "SSC, Table VIII",
+    {"mIoU": "miou"},
+    (
+        ssc("w/o CDR", 50.2, **DRS),
+        ssc("w/ CDR + L1 loss", 51.3, **NO_ASM, reconstruct="l1"),
+        ssc("w/ CDR + L2 loss", 50.9, **NO_ASM, reconstruct="l2"),
+        ssc("w/ CDR + perceptual loss", 54.5, **NO_ASM),
+    ),
+    reference="w/o CDR",
+    paper_on="CAM",
+    note="All with DRS, without ASM.",
+)
 
 MEMORY = "Memory (GiB)"
-T9 = Table("ssc.t9", "Memory of the training", "SSC, Table IX", {MEMORY: "training.peak_memory_mib"}, (
-    Row("baseline", "{base}", paper={MEMORY: 3.2}),
-    ssc("baseline + DRS", 3.2, MEMORY, **DRS),
-    ssc("baseline + DRS + CDR", 10.6, MEMORY, **NO_ASM),
-    ssc("baseline + DRS + CDR + ASM", 14.2, MEMORY),
-), reference="baseline", paper_on="CAM", paper_data="a GPU, crop 512, batch 6",
-    note="The paper's are GPU memory in G, one number for the first two rows.")
+T9 = Table(
+    "ssc.t9",
+    "Memory of the training",
+    "SSC, Table IX",
+    {MEMORY: "training.peak_memory_mib"},
+    (
+        Row("baseline", "{base}", paper={MEMORY: 3.2}),
+        ssc("baseline + DRS", 3.2, MEMORY, **DRS),
+        ssc("baseline + DRS + CDR", 10.6, MEMORY, **NO_ASM),
+        ssc("baseline + DRS + CDR + ASM", 14.2, MEMORY),
+    ),
+    reference="baseline",
+    paper_on="CAM",
+    paper_data="a GPU, crop 512, batch 6",
+    note="The paper's are GPU memory in G, one number for the first two rows.",
+)
 
 # %% ../../../nbs/paper/tables/04_ssc.ipynb #f904c74f
 register(T2, T7, T8, T9)

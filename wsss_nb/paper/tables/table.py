@@ -15,14 +15,27 @@ from pathlib import Path
 from ...ablate.plan import expected_seconds
 from ...core import atomic_path, read_json
 from .formats import Cell, Sheet, marks, to_html, to_latex, to_markdown, to_text
-from .measure import LOWER, PLAIN, Measurement, difference, frame, last, refinement, spread
+from wsss_nb.paper.tables.measure import (
+    LOWER,
+    PLAIN,
+    Measurement,
+    difference,
+    frame,
+    last,
+    refinement,
+    spread,
+)
 from ..registry import Row, Table, is_factor
 
 # %% ../../../nbs/paper/tables/06_table.ipynb #0741959f
 def label(m: Measurement, row: Row) -> str:
     "A row's label, and the size used here where the paper's is scaled."
-    scaled = [m.planned[row.name][0].job.overrides[f] for f, v in row.overrides.items() if is_factor(v)] if row.name in m.planned else []
-    named = any(c.isdigit() for c in row.label)   # the label is a size
+    scaled = (
+        [m.planned[row.name][0].job.overrides[f] for f, v in row.overrides.items() if is_factor(v)]
+        if row.name in m.planned
+        else []
+    )
+    named = any(c.isdigit() for c in row.label)  # the label is a size
     return f"{row.label} (here {', '.join(f'{v:,}' for v in scaled)})" if scaled and named else row.label
 
 
@@ -38,7 +51,15 @@ def cells(m: Measurement, row: Row) -> list[Cell]:
         tip = ", ".join(f"seed {s}: {v:.{digits}f} ({mine[s][0]})" for s, v in values.items() if v == v)
         out.append(Cell(text if row.method or row.needs else "", tip=tip))
     waits = row.needs or m.entry.needs
-    seeds = "cited" if not row.method and not row.needs else f"waits for {waits}" if row.needs else "–" if waits else str(len(mine))
+    seeds = (
+        "cited"
+        if not row.method and not row.needs
+        else f"waits for {waits}"
+        if row.needs
+        else "–"
+        if waits
+        else str(len(mine))
+    )
     return [*out, Cell(seeds + f" of {len(m.seeds)}" * (seeds.isdigit() and len(mine) < len(m.seeds)))]
 
 
@@ -56,13 +77,23 @@ def sheet(m: Measurement) -> Sheet:
         for group in groups if side == "measured" else ():
             mine = [j for j, (r, _) in enumerate(rows) if r.group == group]
             means = [spread(list(m.values(rows[j][0], m.columns[name]).values()))[0] for j in mine]
-            for j, mark in zip(mine, marks(means, (what := last(m.columns[name])) not in LOWER, 3 if what == "seconds" else 1)):
+            for j, mark in zip(
+                mine,
+                marks(means, (what := last(m.columns[name])) not in LOWER, 3 if what == "seconds" else 1),
+            ):
                 rows[j][1][i] = replace(rows[j][1][i], mark=mark)
     about = list(dict.fromkeys(k for r in m.entry.rows for k in r.about))
     words = [(r.group, [label(m, r), *(r.about.get(a, "") for a in about)], c) for r, c in rows]
     t, columns = m.entry, [c if c[0] in beside else ("measured", c[0]) for c in columns]
-    return Sheet(f"{t.id}: {t.title}" + f" ({t.source})" * bool(t.source), heading(m), ["", *about],
-                 [*columns, ("", "seeds")], words, notes(m), details(m))
+    return Sheet(
+        f"{t.id}: {t.title}" + f" ({t.source})" * bool(t.source),
+        heading(m),
+        ["", *about],
+        [*columns, ("", "seeds")],
+        words,
+        notes(m),
+        details(m),
+    )
 
 
 def unit(m: Measurement) -> str:
@@ -75,24 +106,55 @@ def heading(m: Measurement) -> list[str]:
     lines = []
     if m.planned:
         r = next(iter(m.planned.values()))[0].recipe
-        how = {"val": f"chosen on {r.splits.val}", "train-gt": f"chosen on the ground truth of {r.splits.seeds} itself", "fixed": "fixed"}
+        how = {
+            "val": f"chosen on {r.splits.val}",
+            "train-gt": f"chosen on the ground truth of {r.splits.seeds} itself",
+            "fixed": "fixed",
+        }
         base = f"baseline {m.base}, " * any("{base}" in row.method for row in m.entry.rows)
         images = f", {r.inference.limit} images at most" if r.inference.limit else ""
-        lines.append(f"Measured: {base}{m.data} (seeds of {r.splits.seeds}{images}), preset {m.preset}, threshold "
-                     f"{how[r.evaluation.threshold]}; mean ± standard deviation over training seeds{unit(m)}.")
-        lines += ["Changed: " + ", ".join(f"{f} = {v}" for f, v in m.overrides.items()) + "."] if m.overrides else []
+        lines.append(
+            f"Measured: {base}{m.data} (seeds of {r.splits.seeds}{images}), preset {m.preset}, threshold "
+            f"{how[r.evaluation.threshold]}; mean ± standard deviation over training seeds{unit(m)}."
+        )
+        lines += (
+            ["Changed: " + ", ".join(f"{f} = {v}" for f, v in m.overrides.items()) + "."]
+            if m.overrides
+            else []
+        )
     else:
         lines.append(f"Measured: nothing yet; waits for {m.entry.needs}.")
     if any(last(p) == "peak_memory_mib" for p in m.columns.values()):
-        devices = {v["training"]["device"] for seeds in m.results.values() for _, v in seeds.values() if "training" in v}
-        lines.append(f"Peak memory of the training on {', '.join(sorted(devices)) or 'the device used'}"
-                     + (": of the whole process on a CPU." if any(d.startswith("cpu") for d in devices) else "."))
-    return lines + ([f"Paper: {m.entry.paper_on} on {m.entry.paper_data}{unit(m)}."] if printed(m.entry) else [])
+        devices = {
+            v["training"]["device"]
+            for seeds in m.results.values()
+            for _, v in seeds.values()
+            if "training" in v
+        }
+        lines.append(
+            f"Peak memory of the training on {', '.join(sorted(devices)) or 'the device used'}"
+            + (": of the whole process on a CPU." if any(d.startswith("cpu") for d in devices) else ".")
+        )
+    return lines + (
+        [f"Paper: {m.entry.paper_on} on {m.entry.paper_data}{unit(m)}."] if printed(m.entry) else []
+    )
 
 # %% ../../../nbs/paper/tables/06_table.ipynb #60311cd0
 def notes(m: Measurement) -> list[str]:
     "Differences, what is missing and how to run it, what the paper's numbers are."
-    return [n for n in [*differences(m), same_runs(m), unmeasured(m), m.entry.note, to_run(m), to_refine(m), elsewhere(m)] if n]
+    return [
+        n
+        for n in [
+            *differences(m),
+            same_runs(m),
+            unmeasured(m),
+            m.entry.note,
+            to_run(m),
+            to_refine(m),
+            elsewhere(m),
+        ]
+        if n
+    ]
 
 
 def differences(m: Measurement) -> list[str]:
@@ -120,15 +182,21 @@ def same_runs(m: Measurement) -> str:
     for row in m.entry.rows:
         if row.name in m.planned:
             rows.setdefault(same(m, row, *m.entry.columns.values()), []).append(row.name)
-    return "; ".join(" and ".join(names) + " are the same runs" for names in rows.values() if len(names) > 1) + "." * any(
-        len(names) > 1 for names in rows.values())
+    return "; ".join(
+        " and ".join(names) + " are the same runs" for names in rows.values() if len(names) > 1
+    ) + "." * any(len(names) > 1 for names in rows.values())
 
 
 def unmeasured(m: Measurement) -> str:
     "Printed columns that no finished run has."
     done = [r for r in m.entry.rows if m.results.get(r.name)]
-    absent = [n for n, p in m.entry.columns.items() if done and not p.startswith("refined:")
-              and all(v != v for r in done for v in m.values(r, p).values())]
+    absent = [
+        n
+        for n, p in m.entry.columns.items()
+        if done
+        and not p.startswith("refined:")
+        and all(v != v for r in done for v in m.values(r, p).values())
+    ]
     return f"{', '.join(absent)}: not in these runs." if absent else ""
 
 # %% ../../../nbs/paper/tables/06_table.ipynb #ba07e99d
@@ -138,7 +206,11 @@ def to_run(m: Measurement) -> str:
         return ""
     keys = {p.run.key for ps in m.planned.values() for p in ps}
     each = expected_seconds(left, m.store)
-    time = f": about {clock(each)} each, {clock(each * len(left))} one after another, going by finished runs like them" if each else ""
+    time = (
+        f": about {clock(each)} each, {clock(each * len(left))} one after another, going by finished runs like them"
+        if each
+        else ""
+    )
     return f"Missing: {len(left)} of {len(keys)} runs. `{m.command}` runs them{time}."
 
 
@@ -152,7 +224,13 @@ def to_refine(m: Measurement) -> str:
 
 def clock(seconds: float) -> str:
     "A duration in words."
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def elsewhere(m: Measurement) -> str:
@@ -161,18 +239,29 @@ def elsewhere(m: Measurement) -> str:
         return ""
     recipes = [read_json(r.path / "recipe.json") for r in m.store if r.done]
     known = dict.fromkeys(f"`--data {shlex.quote(r['data'])} --preset {r['preset']}`" for r in recipes)
-    return f"Finished runs in {m.store.root}/ are of {', '.join(itertools.islice(known, 5))}." if known else ""
+    return (
+        f"Finished runs in {m.store.root}/ are of {', '.join(itertools.islice(known, 5))}." if known else ""
+    )
 
 
 def details(m: Measurement) -> list[str]:
     "The keys behind each row."
-    return [f"{name}: " + " ".join(f"{k} (seed {s})" for s, (k, _) in seeds.items()) for name, seeds in m.results.items() if seeds]
+    return [
+        f"{name}: " + " ".join(f"{k} (seed {s})" for s, (k, _) in seeds.items())
+        for name, seeds in m.results.items()
+        if seeds
+    ]
 
 # %% ../../../nbs/paper/tables/06_table.ipynb #079ffa79
 def save(m: Measurement, folder: str | Path = "figures") -> list[Path]:
     "ID.md, ID.csv, ID.tex and ID.html, each whole or not at all."
     s, paths = sheet(m), []
-    texts = {"md": to_markdown(s), "csv": frame(m).to_csv(index=False), "tex": to_latex(s), "html": f"<meta charset=utf-8>{to_html(s)}\n"}
+    texts = {
+        "md": to_markdown(s),
+        "csv": frame(m).to_csv(index=False),
+        "tex": to_latex(s),
+        "html": f"<meta charset=utf-8>{to_html(s)}\n",
+    }
     for kind, text in texts.items():
         with atomic_path(Path(folder) / f"{m.entry.id}.{kind}") as p:
             p.write_text(text, encoding="utf-8")
@@ -182,6 +271,7 @@ def save(m: Measurement, folder: str | Path = "figures") -> list[Path]:
 # %% ../../../nbs/paper/tables/06_table.ipynb #067dd931
 class Measured(Measurement):
     "A table as Jupyter (HTML) and the terminal (text) show it."
+
     kind = "table"
 
     def __str__(self) -> str:

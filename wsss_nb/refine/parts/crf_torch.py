@@ -18,7 +18,7 @@ from ...core import UserError
 from .lattice import lattice_reach
 
 # %% ../../../nbs/refine/parts/03_crf_torch.ipynb #a07f6c3d
-def simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:   # [d, N] -> [d+1, N] each
+def simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [d, N] -> [d+1, N] each
     "Of every pixel: nearest point of remainder 0, rank of each coordinate's error, barycentric weights (Adams et al. 2010, Sec. 3)."
     d = len(features)
     x, total = [], torch.zeros_like(features[0])
@@ -32,51 +32,62 @@ def simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:   # [d, N] -> [d
     rank = torch.argsort(torch.argsort(x - near, dim=0, descending=True, stable=True), dim=0) + off
     turn = (rank < 0).long() - (rank > d).long()
     near, rank = near + turn * (d + 1), rank + turn * (d + 1)
-    error = torch.empty_like(x).scatter_(0, rank, (x - near) / (d + 1)).flip(0)     # ascending
+    error = torch.empty_like(x).scatter_(0, rank, (x - near) / (d + 1)).flip(0)  # ascending
     return near, rank, torch.cat([1 - error[-1:] + error[:1], error.diff(dim=0)])
 
 # %% ../../../nbs/refine/parts/03_crf_torch.ipynb #a47fc62c
 class TorchLattice:
     "A permutohedral lattice on the features' device; same filter as `refine.lattice.Lattice`."
-    def __init__(self, features: Tensor):   # float32 [d, N]
+
+    def __init__(self, features: Tensor):  # float32 [d, N]
         self.d, self.n = d, n = tuple(features.shape)
         width = 62 // d
         near, rank, weights = simplex(features)
-        unit = torch.tensor([*(1 << (width * (d - 1 - i)) for i in range(d)), 0], device=features.device)   # the last coordinate is implied
+        unit = torch.tensor(
+            [*(1 << (width * (d - 1 - i)) for i in range(d)), 0], device=features.device
+        )  # the last coordinate is implied
         base = ((near.long() + (1 << (width - 1))) * unit[:, None])[:d].sum(0)
-        jump = torch.zeros_like(rank).scatter_(0, rank, (unit * (d + 1))[:, None].expand(d + 1, n)).flip(0)   # of rank d, d-1, ...
+        jump = (
+            torch.zeros_like(rank).scatter_(0, rank, (unit * (d + 1))[:, None].expand(d + 1, n)).flip(0)
+        )  # of rank d, d-1, ...
         ones = unit.sum()
-        keys = torch.stack([base + k * ones - jump[:k].sum(0) for k in range(d + 1)], 1)                       # [N, d+1]
+        keys = torch.stack([base + k * ones - jump[:k].sum(0) for k in range(d + 1)], 1)  # [N, d+1]
         points, corners = torch.unique(keys.flatten(), return_inverse=True)
         self.size, self.corners, self.weights = len(points), corners, weights.T.contiguous()
         self.alpha = 1 / (1 + 2.0**-d)
-        self.neighbours = torch.stack([self._find(points, points + sign * (unit[axis] * (d + 1) - ones))
-                                       for axis in range(d + 1) for sign in (1, -1)]).unflatten(0, (d + 1, 2))
+        self.neighbours = torch.stack(
+            [
+                self._find(points, points + sign * (unit[axis] * (d + 1) - ones))
+                for axis in range(d + 1)
+                for sign in (1, -1)
+            ]
+        ).unflatten(0, (d + 1, 2))
 
     def _find(self, points: Tensor, keys: Tensor) -> Tensor:
         "Numbers of keys among sorted points; M where there is none."
         at = torch.searchsorted(points, keys).clamp_(max=len(points) - 1)
         return torch.where(points[at] == keys, at, len(points))
 
-    def message(self, values: Tensor) -> Tensor:   # [N, C] -> [N, C]
+    def message(self, values: Tensor) -> Tensor:  # [N, C] -> [N, C]
         "Splat, blur, slice."
         C = values.shape[1]
-        points = values.new_zeros(self.size + 1, C)                  # the last row is every missing neighbour
+        points = values.new_zeros(self.size + 1, C)  # the last row is every missing neighbour
         points.index_add_(0, self.corners, (self.weights[..., None] * values[:, None]).view(-1, C))
         for x, y in self.neighbours:
-            points[:-1] += .5 * (points[x] + points[y])
+            points[:-1] += 0.5 * (points[x] + points[y])
         return (self.weights[..., None] * points[self.corners].view(self.n, self.d + 1, C)).sum(1)
 
-    def filter(self, values: Tensor) -> Tensor:    # [C, N] -> [C, N]
+    def filter(self, values: Tensor) -> Tensor:  # [C, N] -> [C, N]
         "Gaussian sums over all pixels, up to one factor."
         return self.alpha * self.message(values.T).T
 
 # %% ../../../nbs/refine/parts/03_crf_torch.ipynb #82208280
 class TorchKernel:
     "Mean field with the pairwise kernels of one image on a device."
+
     def __init__(
         self,
-        parts: Sequence[tuple[ndarray, float]],   # features [d, N] and Potts weight of each kernel
+        parts: Sequence[tuple[ndarray, float]],  # features [d, N] and Potts weight of each kernel
         device: torch.device | str,
     ):
         self.device = torch.device(device)
@@ -85,14 +96,16 @@ class TorchKernel:
     def _normalised(self, features: ndarray, compat: float) -> TorchLattice:
         "A lattice whose weights hold D^(-1/2), the slice's factor and the root of the Potts weight."
         if not lattice_reach(features) < 2 ** (62 // len(features) - 1):
-            raise UserError("A CRF's standard deviations are too small for its lattice.", "Use a larger sxy or srgb.")
+            raise UserError(
+                "A CRF's standard deviations are too small for its lattice.", "Use a larger sxy or srgb."
+            )
         lattice = TorchLattice(torch.from_numpy(np.ascontiguousarray(features, np.float32)).to(self.device))
         total = lattice.filter(torch.ones(1, lattice.n, device=self.device))[0]
         lattice.weights *= (compat * lattice.alpha / (total + 1e-20)).sqrt()[:, None]
         return lattice
 
     @torch.inference_mode()
-    def __call__(self, unary: ndarray, iterations: int) -> ndarray:   # energies [L, N] -> Q [L, N]
+    def __call__(self, unary: ndarray, iterations: int) -> ndarray:  # energies [L, N] -> Q [L, N]
         "Messages of the differences to the last label, as in `refine.crf`."
         logit = -torch.as_tensor(unary, dtype=torch.float32).to(self.device).T
         q = logit.softmax(1)

@@ -29,9 +29,10 @@ from ...train.loop import BatchStream, Log, catch_interrupt, load_checkpoint, sa
 # %% ../../../nbs/refine/parts/04_fit.ipynb #4d779bae
 class FitSchedule(Length):
     "Length and optimiser of a refinement network: SGD, poly."
+
     epochs: Count | None = 3
     lr: Positive = 0.1
-    head_mult: Positive = 10.0       # learning-rate factor of the new layers, where the step has them as a group
+    head_mult: Positive = 10.0  # learning-rate factor of the new layers, where the step has them as a group
     momentum: Share = 0.9
     weight_decay: NonNegative = 1e-4
     power: Positive = 0.9
@@ -46,29 +47,37 @@ class FitSchedule(Length):
 # %% ../../../nbs/refine/parts/04_fit.ipynb #f27d9e62
 class Drawn(Dataset):
     "The samples of a list of ids; a key (seed, index) always gives the same one."
+
     def __init__(self, ids: Sequence[str], load: Callable[[str, torch.Generator], dict[str, Any]]):
         self.ids, self.load = ids, load
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         seed, index = key
-        with torch.random.fork_rng(devices=[]):  # the global generator too, so that `data.transforms` can be used
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the global generator too, so that `data.transforms` can be used
             torch.default_generator.manual_seed(seed)
             return self.load(self.ids[index], torch.Generator().manual_seed(seed)) | {"id": self.ids[index]}
 
 # %% ../../../nbs/refine/parts/04_fit.ipynb #3d9b6328
 def fit(
-    net: nn.Module,                                            # trained in place, on the device
-    samples: Sequence[str],                                    # ids
-    load: Callable[[str, torch.Generator], dict[str, Tensor]],  # one augmented sample; random by the generator or torch's global one
-    loss: Callable[[nn.Module, dict[str, Any]], dict[str, Tensor]],  # of a batch (with its `ids`): 'loss' and its parts
-    folder: Path,                                              # model.safetensors and log.jsonl; until then checkpoint.safetensors
+    net: nn.Module,  # trained in place, on the device
+    samples: Sequence[str],  # ids
+    load: Callable[
+        [str, torch.Generator], dict[str, Tensor]
+    ],  # one augmented sample; random by the generator or torch's global one
+    loss: Callable[
+        [nn.Module, dict[str, Any]], dict[str, Tensor]
+    ],  # of a batch (with its `ids`): 'loss' and its parts
+    folder: Path,  # model.safetensors and log.jsonl; until then checkpoint.safetensors
     schedule: FitSchedule = FitSchedule(),
     seed: int = 0,
     device: torch.device = torch.device("cpu"),
-    groups: Sequence[tuple[Sequence[nn.Parameter], float]] | None = None,  # (parameters, factor of the learning rate); None: all, 1
-    workers: int = 0,                                          # loader processes
-    desc: str = "refinement",                                  # what is trained, for the progress bar
-) -> nn.Module:                                                # net, in eval mode
+    groups: Sequence[tuple[Sequence[nn.Parameter], float]]
+    | None = None,  # (parameters, factor of the learning rate); None: all, 1
+    workers: int = 0,  # loader processes
+    desc: str = "refinement",  # what is trained, for the progress bar
+) -> nn.Module:  # net, in eval mode
     "Train to the end, from the checkpoint if there is one; a network that is finished is loaded. A second process waits for the first."
     file = Path(folder) / "model.safetensors"
     if not samples:
@@ -78,14 +87,27 @@ def fit(
     with Run(Path(folder)).locked():
         if not file.exists():
             with torch.random.fork_rng():
-                _train(net, Drawn(list(samples), load), loss, Path(folder), schedule, seed, device, groups, workers, desc)
+                _train(
+                    net,
+                    Drawn(list(samples), load),
+                    loss,
+                    Path(folder),
+                    schedule,
+                    seed,
+                    device,
+                    groups,
+                    workers,
+                    desc,
+                )
             with atomic_path(file) as p:
                 save_file({k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}, p)
             (Path(folder) / "checkpoint.safetensors").unlink(missing_ok=True)
     try:
         net.load_state_dict(load_file(file))
     except RuntimeError as e:
-        raise UserError(f"{file} holds another network ({str(e).splitlines()[-1].strip():.100}).", f"Delete {folder}.") from None
+        raise UserError(
+            f"{file} holds another network ({str(e).splitlines()[-1].strip():.100}).", f"Delete {folder}."
+        ) from None
     return net.eval()
 
 # %% ../../../nbs/refine/parts/04_fit.ipynb #2d74302c
@@ -97,8 +119,19 @@ def _train(net, drawn, loss, folder, schedule, seed, device, groups, workers, de
     if checkpoint.exists():
         step, _ = load_checkpoint(checkpoint, net, [optimizer])
     stream = BatchStream(n, schedule.batch_size, seed, total, step)
-    batches = iter(DataLoader(drawn, batch_sampler=stream, collate_fn=collate, num_workers=workers, pin_memory=device.type == "cuda"))
-    log, bar = Log(folder / "log.jsonl", schedule.log_every, step), tqdm(total=total, initial=step, desc=f"train {desc}", mininterval=1)
+    batches = iter(
+        DataLoader(
+            drawn,
+            batch_sampler=stream,
+            collate_fn=collate,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+    )
+    log, bar = (
+        Log(folder / "log.jsonl", schedule.log_every, step),
+        tqdm(total=total, initial=step, desc=f"train {desc}", mininterval=1),
+    )
     net.train()
     with catch_interrupt() as asked, bar:
         while step < total:
@@ -112,8 +145,10 @@ def _train(net, drawn, loss, folder, schedule, seed, device, groups, workers, de
             if last or asked or step % stream.per_epoch == 0:
                 save_checkpoint(checkpoint, net, [optimizer], step)
             if asked and not last:
-                raise UserError(f"Stopped {desc} at step {step} of {total}; all of it is saved in {folder}.",
-                                "Run the same command again to go on.")
+                raise UserError(
+                    f"Stopped {desc} at step {step} of {total}; all of it is saved in {folder}.",
+                    "Run the same command again to go on.",
+                )
 
 # %% ../../../nbs/refine/parts/04_fit.ipynb #a6883324
 def _step(net, optimizer, loss, batch, device) -> dict[str, Tensor]:
@@ -128,7 +163,9 @@ def _step(net, optimizer, loss, batch, device) -> dict[str, Tensor]:
     return {k: v.detach().float() for k, v in parts.items()}
 
 
-def _logged(log: Log, step: int, parts: dict[str, Tensor], lr: float, last: bool, desc: str) -> dict[str, float] | None:
+def _logged(
+    log: Log, step: int, parts: dict[str, Tensor], lr: float, last: bool, desc: str
+) -> dict[str, float] | None:
     try:
         return log.add(step, parts, lr, last)
     except UserError as e:
@@ -137,16 +174,18 @@ def _logged(log: Log, step: int, parts: dict[str, Tensor], lr: float, last: bool
 # %% ../../../nbs/refine/parts/04_fit.ipynb #2e553a71
 def run_trunk(
     context: Context,
-    weights: str,      # 'pretrained', 'run' (the trained ones), or 'auto': the run's where its recipe began with random ones
-    desc: str,         # which network, for messages
-    **changes: Any,    # of the model's settings, output_stride=8
-) -> Backbone:         # on the context's device
+    weights: str,  # 'pretrained', 'run' (the trained ones), or 'auto': the run's where its recipe began with random ones
+    desc: str,  # which network, for messages
+    **changes: Any,  # of the model's settings, output_stride=8
+) -> Backbone:  # on the context's device
     "The backbone of a run's recipe; a model without stages (a transformer) is a `UserError`."
     recipe = context.run.recipe
     model = recipe.model.model_copy(update=changes).build(len(context.data.classes), recipe.seed)
     if not isinstance(getattr(model, "backbone", None), Backbone):
-        raise UserError(f"{desc} needs a convolutional backbone with stages; {recipe.model.kind!r} has none.",
-                        "Refine seeds of another model.")
+        raise UserError(
+            f"{desc} needs a convolutional backbone with stages; {recipe.model.kind!r} has none.",
+            "Refine seeds of another model.",
+        )
     if weights == "run" or (weights == "auto" and recipe.model.weights == "random"):
         model.load_state_dict(load_file(context.run.path / "model.safetensors"))
     return model.backbone.to(context.device)

@@ -24,9 +24,16 @@ def follow(
     iterations: int = 100,
 ) -> tuple[Tensor, Tensor]:  # rows and columns, whole numbers [h, w]
     "Where each position ends (IRN Sec. 5.1); the field is read at the nearest position, and nobody leaves the grid."
-    def nearest(v): return (v + .5).floor().long()   # a half upwards: `round` takes it to even, and a moved picture ends elsewhere
+
+    def nearest(v):
+        return (
+            (v + 0.5).floor().long()
+        )  # a half upwards: `round` takes it to even, and a moved picture ends elsewhere
+
     h, w = displacement.shape[1:]
-    y, x = torch.meshgrid(*(torch.arange(n, device=displacement.device, dtype=torch.float32) for n in (h, w)), indexing="ij")
+    y, x = torch.meshgrid(
+        *(torch.arange(n, device=displacement.device, dtype=torch.float32) for n in (h, w)), indexing="ij"
+    )
     for _ in range(iterations):
         dy, dx = displacement[:, nearest(y), nearest(x)]
         y, x = (y + dy).clamp(0, h - 1), (x + dx).clamp(0, w - 1)
@@ -34,10 +41,10 @@ def follow(
 
 # %% ../../../nbs/refine/parts/07_instances.ipynb #8f2e25e5
 def point_to_centres(
-    displacement: Tensor,      # [2, h, w]
-    weak: float = 2.5,         # positions of the grid
+    displacement: Tensor,  # [2, h, w]
+    weak: float = 2.5,  # positions of the grid
     iterations: int = 100,
-) -> Tensor:                   # int64 [h, w]: 1, 2, ...; 0 where it ends outside of any centre
+) -> Tensor:  # int64 [h, w]: 1, 2, ...; 0 where it ends outside of any centre
     "The centre each position belongs to: a connected region of weak displacement (IRN Sec. 5.1)."
     regions, _ = connected((displacement.norm(dim=0) < weak).cpu().numpy(), np.ones((3, 3)))
     y, x = follow(displacement, iterations)
@@ -47,9 +54,10 @@ def point_to_centres(
 @dataclass(frozen=True)
 class Instances:
     "Instance masks of one image, the best first; none overlap."
-    masks: ndarray    # bool [N, H, W]
+
+    masks: ndarray  # bool [N, H, W]
     classes: ndarray  # 0-based int64 [N]
-    scores: ndarray   # in [0, 1], float32 [N]
+    scores: ndarray  # in [0, 1], float32 [N]
 
     def numbered(self) -> ndarray:  # uint8 [H, W]
         "0 none, then 1 for the first instance, 2 for the second, ..."
@@ -58,28 +66,37 @@ class Instances:
 # %% ../../../nbs/refine/parts/07_instances.ipynb #34f24a0c
 @torch.inference_mode()
 def find_instances(
-    walk: IrnWalk,             # a built step "irn"
+    walk: IrnWalk,  # a built step "irn"
     seed: Seed,
-    weak: float = 2.5,         # displacement of a centre is shorter, positions of the grid
-    peak: float = 0.15,        # parts whose CAM is lower everywhere are left out
-    seen: tuple[Tensor, Tensor] | None = None,  # boundary [h, w] and displacement [2, h, w]; None: the network's
+    weak: float = 2.5,  # displacement of a centre is shorter, positions of the grid
+    peak: float = 0.15,  # parts whose CAM is lower everywhere are left out
+    seen: tuple[Tensor, Tensor]
+    | None = None,  # boundary [h, w] and displacement [2, h, w]; None: the network's
 ) -> Instances:
     "Instances of the classes in an image (IRN Sec. 5.2)."
     boundary, displacement = walk.see(seed.image) if seen is None else seen
     cam, centres = walk.on_grid(seed, boundary.shape), point_to_centres(displacement, weak)
     n = int(centres.max()) + 1
-    peaks = cam.new_zeros(len(cam), n).scatter_reduce_(1, centres.flatten().expand(len(cam), -1), cam.flatten(1), "amax")
+    peaks = cam.new_zeros(len(cam), n).scatter_reduce_(
+        1, centres.flatten().expand(len(cam), -1), cam.flatten(1), "amax"
+    )
     peaks[:, 0] = 0
     classes, parts = (peaks >= peak).nonzero(as_tuple=True)
     if not len(classes):
-        return Instances(np.zeros((0, *seed.image.shape[:2]), bool), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        return Instances(
+            np.zeros((0, *seed.image.shape[:2]), bool), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        )
     scores = peaks[classes, parts].clamp(max=1)
     order = scores.argsort(descending=True, stable=True)
     classes, parts, scores = classes[order], parts[order], scores[order]
-    walked = enlarge(walk.walk(cam[classes] * (centres == parts[:, None, None]), boundary)[None], seed.image.shape[:2])[0]
+    walked = enlarge(
+        walk.walk(cam[classes] * (centres == parts[:, None, None]), boundary)[None], seed.image.shape[:2]
+    )[0]
     top = walked.new_zeros(len(cam)).scatter_reduce_(0, classes, walked.amax((1, 2)), "amax")
     walked = walked / top[classes].clamp(min=1e-12)[:, None, None]
     winner = torch.cat([torch.full_like(walked[:1], walk.step.score), walked]).argmax(0)
     masks = winner == torch.arange(1, len(walked) + 1, device=winner.device)[:, None, None]
     kept = masks.any((1, 2))
-    return Instances(masks[kept].cpu().numpy(), seed.classes[classes[kept].cpu().numpy()], scores[kept].cpu().numpy())
+    return Instances(
+        masks[kept].cpu().numpy(), seed.classes[classes[kept].cpu().numpy()], scores[kept].cpu().numpy()
+    )

@@ -28,15 +28,17 @@ from .walk import neighbours
 
 # %% ../../../nbs/refine/parts/05_irn_labels.ipynb #0fa7e8b9
 def ir_labels(
-    seed: Seed,                        # its CAM in [0, 1]
-    refine: Callable[[Seed], Seed],    # what snaps a mask to edges: a CRF from labels, preset irn
-    foreground: float = 0.30,          # sure of the class above
-    background: float = 0.05,          # sure of the background below
-) -> ndarray:                          # uint8 [H, W]: 0 background, class + 1, 255 unknown
+    seed: Seed,  # its CAM in [0, 1]
+    refine: Callable[[Seed], Seed],  # what snaps a mask to edges: a CRF from labels, preset irn
+    foreground: float = 0.30,  # sure of the class above
+    background: float = 0.05,  # sure of the background below
+) -> ndarray:  # uint8 [H, W]: 0 background, class + 1, 255 unknown
     "Confident labels: the refined masks of both thresholds where they agree (IRN Sec. 4.2)."
     if not 0 <= background <= foreground <= 1:
-        raise UserError(f"Thresholds {background} (background) and {foreground} (foreground) are not in order.",
-                        "0 <= background <= foreground <= 1.")
+        raise UserError(
+            f"Thresholds {background} (background) and {foreground} (foreground) are not in order.",
+            "0 <= background <= foreground <= 1.",
+        )
     if not len(seed.classes):
         return seed.mask()
     sure, maybe = (refine(seed.with_cam(seed.cam, t)).mask() for t in (foreground, background))
@@ -54,46 +56,59 @@ def paper_power(threshold: float) -> float:  # of a run, in [0, 1]
 def trainable_ids(context: Context, name: str = "IRN") -> list[str]:
     "Images of the run's training split with a cached CAM."
     if context.run is None:
-        raise UserError(f"{name} learns from the CAMs of a run.", "Refine a run's seeds, not a folder of masks.")
+        raise UserError(
+            f"{name} learns from the CAMs of a run.", "Refine a run's seeds, not a folder of masks."
+        )
     split = context.run.recipe.splits.train
     ids = [i for i in context.data.ids(split) if cam_path(context.run.path, split, i).exists()]
     if not ids:
-        raise UserError(f"Run {context.run.key} has no CAM of split {split!r} to learn from.", f"Run `wsss_nb cams` for {split!r}.")
+        raise UserError(
+            f"Run {context.run.key} has no CAM of split {split!r} to learn from.",
+            f"Run `wsss_nb cams` for {split!r}.",
+        )
     return ids
 
 
 def write_labels(
     context: Context,
-    ids: Sequence[str],                       # of the run's training split
-    folder: Path,                             # ID.png of each; those there are kept
-    make: Callable[[Seed], ndarray],          # `ir_labels` of a seed
-    name: str = "IRN",                        # who learns from them, for the progress bar
+    ids: Sequence[str],  # of the run's training split
+    folder: Path,  # ID.png of each; those there are kept
+    make: Callable[[Seed], ndarray],  # `ir_labels` of a seed
+    name: str = "IRN",  # who learns from them, for the progress bar
 ) -> None:
     "Confident labels of many images, as PNG; a few at a time, since the CRF lets go of the interpreter."
     split, reading = context.run.recipe.splits.train, Lock()  # a data set need not be safe to share
 
     def one(id: str) -> None:
         with reading:
-            seed = load_seed(context.run, context.data, split, id, 0.5)  # the score of the background plays no role
+            seed = load_seed(
+                context.run, context.data, split, id, 0.5
+            )  # the score of the background plays no role
         for step in context.before:
             seed = step(seed)
         with atomic_path(folder / f"{id}.png") as path:
             write_map(path, torch.from_numpy(make(seed)))
+
     todo = [i for i in ids if not (folder / f"{i}.png").exists()]
     for _ in over_images(one, todo, default_threads(torch.device("cpu")), f"{name} labels") if todo else ():
         pass
 
 # %% ../../../nbs/refine/parts/05_irn_labels.ipynb #538f7f60
-NO_PAIR, BACKGROUND, FOREGROUND, DIFFERENT = range(4)   # kinds of pairs: unknown, both background, both of one class, of two labels
+NO_PAIR, BACKGROUND, FOREGROUND, DIFFERENT = range(
+    4
+)  # kinds of pairs: unknown, both background, both of one class, of two labels
 
 
 def grid_labels(labels: Tensor, grid: tuple[int, int]) -> Tensor:  # [..., H, W] -> [..., h, w]
     "Labels of the pixels nearest to the centres of the grid's cells."
-    rows, columns = (((torch.arange(n, device=labels.device) + 0.5) * (N / n)).long() for n, N in zip(grid, labels.shape[-2:]))
+    rows, columns = (
+        ((torch.arange(n, device=labels.device) + 0.5) * (N / n)).long()
+        for n, N in zip(grid, labels.shape[-2:])
+    )
     return labels[..., rows[:, None], columns]
 
 
-def pair_kinds(labels: Tensor, radius: int = 10) -> Tensor:        # uint8 [..., h, w] -> uint8 [..., K, h, w]
+def pair_kinds(labels: Tensor, radius: int = 10) -> Tensor:  # uint8 [..., h, w] -> uint8 [..., K, h, w]
     "Kind of every pair nearer than `radius` (the sets P+ bg, P+ fg and P- of IRN Sec. 4.2)."
     one, other = labels.unsqueeze(-3), neighbours(labels, radius, IGNORE)
     kinds = torch.where(one == other, torch.where(one == 0, BACKGROUND, FOREGROUND), DIFFERENT)
@@ -103,12 +118,15 @@ def pair_kinds(labels: Tensor, radius: int = 10) -> Tensor:        # uint8 [...,
 @dataclass(frozen=True)
 class Crops:
     "`crops(id, generator)`: an augmented image and its confident labels on the grid, drawn by torch's generator."
+
     data: WsssData
-    folder: Path          # of the labels
+    folder: Path  # of the labels
     transform: Callable
-    stride: int           # pixels per position of the grid
+    stride: int  # pixels per position of the grid
 
     def __call__(self, id: str, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        sample = self.transform({"image": self.data.load(id)["image"], "mask": read_map(self.folder / f"{id}.png", "mask")})
+        sample = self.transform(
+            {"image": self.data.load(id)["image"], "mask": read_map(self.folder / f"{id}.png", "mask")}
+        )
         image, mask = (sample[k].as_subclass(Tensor) for k in ("image", "mask"))
         return {"image": image, "labels": grid_labels(mask, tuple(-(-n // self.stride) for n in mask.shape))}

@@ -33,7 +33,9 @@ def grid_size(height: int, width: int) -> tuple[int, int]:
 
 def squeeze(channels: int, out: int) -> nn.Sequential:
     "1 x 1 convolution, group normalisation (groups of 8 channels where they divide), ReLU."
-    return nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.GroupNorm(math.gcd(out, max(out // 8, 1)), out), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(channels, out, 1, bias=False), nn.GroupNorm(math.gcd(out, max(out // 8, 1)), out), nn.ReLU()
+    )
 
 
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -43,7 +45,10 @@ def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
 # %% ../../../nbs/refine/parts/06_irn_network.ipynb #be01638f
 class IrnHead(nn.Module):
     "Boundary (before the sigmoid) and displacement (dy, dx in positions of the grid) from the features of every stage (IRN Sec. 4.1)."
-    def __init__(self, channels: Sequence[int], width: int = 256, edge: int = 32):  # of the stages; of displacement and boundary features
+
+    def __init__(
+        self, channels: Sequence[int], width: int = 256, edge: int = 32
+    ):  # of the stages; of displacement and boundary features
         super().__init__()
         n, widths = len(channels), [min(c, width) for c in channels]
         self.edges = nn.ModuleList(squeeze(c, edge) for c in channels)
@@ -51,11 +56,15 @@ class IrnHead(nn.Module):
         self.moves = nn.ModuleList(map(squeeze, channels, widths))
         above = [width] * (n - 2) + widths[-1:]  # channels that come from the stage above each
         self.merges = nn.ModuleList(squeeze(w + a, width) for w, a in zip(widths[:-1], above))
-        self.move = nn.Sequential(squeeze(width, width), squeeze(width, width), nn.Conv2d(width, 2, 1, bias=False))
+        self.move = nn.Sequential(
+            squeeze(width, width), squeeze(width, width), nn.Conv2d(width, 2, 1, bias=False)
+        )
         self.register_buffer("mean", torch.zeros(2))
         self.register_buffer("seen", torch.zeros(()))  # batches in the mean
 
-    def forward(self, stages: Sequence[Tensor], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:  # [B, h, w], [B, 2, h, w]
+    def forward(
+        self, stages: Sequence[Tensor], grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:  # [B, h, w], [B, 2, h, w]
         stages = [F.adaptive_avg_pool2d(x, [min(a, b) for a, b in zip(x.shape[-2:], grid)]) for x in stages]
         boundary = self.edge(torch.cat([enlarge(f(x), grid) for f, x in zip(self.edges, stages)], 1))
         *rest, x = [f(x) for f, x in zip(self.moves, stages)]
@@ -64,7 +73,9 @@ class IrnHead(nn.Module):
         return boundary[:, 0], self.move(enlarge(x, grid)) - self.mean[:, None, None]
 
     @torch.no_grad()
-    def track_mean(self, displacement: Tensor, foreground: Tensor) -> None:  # as returned [B, 2, h, w]; bool [B, h, w]
+    def track_mean(
+        self, displacement: Tensor, foreground: Tensor
+    ) -> None:  # as returned [B, 2, h, w]; bool [B, h, w]
         "Move the mean towards that of this batch's foreground: first as an average of all batches, later by 1/20 each."
         count = foreground.sum()
         self.seen += count > 0
@@ -74,11 +85,14 @@ class IrnHead(nn.Module):
 # %% ../../../nbs/refine/parts/06_irn_network.ipynb #7e52796e
 class Irn(nn.Module):
     "A frozen backbone and the two branches on it."
+
     def __init__(self, backbone: Backbone, width: int = 256):
         super().__init__()
         self.backbone = backbone.eval().requires_grad_(False)
         with torch.no_grad():
-            channels = [x.shape[1] for x in self.stages(torch.zeros(1, 3, 64, 64, device=backbone.mean.device))]
+            channels = [
+                x.shape[1] for x in self.stages(torch.zeros(1, 3, 64, 64, device=backbone.mean.device))
+            ]
         self.head = IrnHead(channels, width)
 
     def stages(self, images: Tensor) -> list[Tensor]:  # [B, 3, H, W] in [0, 1]
@@ -95,7 +109,9 @@ class Irn(nn.Module):
         return self.head(self.stages(images), grid_size(*images.shape[-2:]))
 
     @torch.inference_mode()
-    def predict(self, images: Tensor, flip: bool = True) -> tuple[Tensor, Tensor]:  # boundary in [0, 1] [B, h, w], displacement
+    def predict(
+        self, images: Tensor, flip: bool = True
+    ) -> tuple[Tensor, Tensor]:  # boundary in [0, 1] [B, h, w], displacement
         "Boundary and displacement; with `flip` the mean of the image's and its mirror image's (the boundary's before the sigmoid)."
         if not flip:
             boundary, move = self(images)
@@ -117,11 +133,14 @@ def pair_tables(radius: int, device: torch.device) -> tuple[Tensor, Tensor]:  # 
 
 class _PathAffinity(torch.autograd.Function):
     "`boundary_affinity` with a gradient to the first of the highest positions of each path."
+
     @staticmethod
     def forward(ctx, boundary: Tensor, radius: int) -> Tensor:
         m = radius - 1
         padded = F.pad(boundary, (m, m, m, m), value=1)
-        found = [torch.stack([window(padded, *p, m) for p in path_pixels(*o)]).max(0) for o in half_disc(radius)]
+        found = [
+            torch.stack([window(padded, *p, m) for p in path_pixels(*o)]).max(0) for o in half_disc(radius)
+        ]
         ctx.radius, ctx.which = radius, [index.to(torch.uint8) for _, index in found]
         return 1 - torch.stack([value for value, _ in found], -3)
 
@@ -135,7 +154,11 @@ class _PathAffinity(torch.autograd.Function):
         dy, dx = pair_tables(ctx.radius, grad.device)[1].unbind(-1)
         steps = dy * W + dx
         for k, which in enumerate(ctx.which):
-            total.scatter_add_(1, (at + steps[k][which.long()]).reshape(len(total), -1), -grad[..., k, :, :].reshape(len(total), -1))
+            total.scatter_add_(
+                1,
+                (at + steps[k][which.long()]).reshape(len(total), -1),
+                -grad[..., k, :, :].reshape(len(total), -1),
+            )
         return window(total.view(*lead, h + 2 * m, W), 0, 0, m), None
 
 
@@ -150,10 +173,10 @@ def mean_where(x: Tensor, where: Tensor) -> Tensor:
 
 
 def boundary_loss(
-    boundary: Tensor,      # in [0, 1], [..., h, w]
-    kinds: Tensor,         # of pairs, uint8 [..., K, h, w]
+    boundary: Tensor,  # in [0, 1], [..., h, w]
+    kinds: Tensor,  # of pairs, uint8 [..., K, h, w]
     radius: int = 10,
-    eps: float = 1e-5,     # in the logarithms
+    eps: float = 1e-5,  # in the logarithms
 ) -> Tensor:
     "Cross-entropy of the pairs' affinities: equal pairs (background and foreground a half each) plus different ones (IRN Sec. 4.4)."
     affinity = path_affinity(boundary, radius)
@@ -164,7 +187,7 @@ def boundary_loss(
 # %% ../../../nbs/refine/parts/06_irn_network.ipynb #a0bd46b9
 def displacement_losses(
     displacement: Tensor,  # (dy, dx) [B, 2, h, w]
-    kinds: Tensor,         # of pairs, uint8 [B, K, h, w]
+    kinds: Tensor,  # of pairs, uint8 [B, K, h, w]
     radius: int = 10,
 ) -> tuple[Tensor, Tensor]:
     "Mean distance, per axis, of a pair's difference in displacement from that in place (foreground) or 0 (background) (IRN Sec. 4.3)."
@@ -177,24 +200,46 @@ def displacement_losses(
         difference = displacement - window(padded, *offset, m)
         apart, alike = (difference - place).abs().mean(1), difference.abs().mean(1)
         return torch.stack([(apart * (kinds == FOREGROUND)).sum(), (alike * (kinds == BACKGROUND)).sum()])
-    total = sum(checkpoint(sums, displacement, padded, kinds[:, k], o, places[k], use_reentrant=False, preserve_rng_state=False)
-                for k, o in enumerate(half_disc(radius)))
-    foreground, background = total / torch.stack([(kinds == FOREGROUND).sum(), (kinds == BACKGROUND).sum()]).clamp(min=1)
+
+    total = sum(
+        checkpoint(
+            sums,
+            displacement,
+            padded,
+            kinds[:, k],
+            o,
+            places[k],
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        for k, o in enumerate(half_disc(radius))
+    )
+    foreground, background = total / torch.stack(
+        [(kinds == FOREGROUND).sum(), (kinds == BACKGROUND).sum()]
+    ).clamp(min=1)
     return foreground, background
 
 # %% ../../../nbs/refine/parts/06_irn_network.ipynb #d568bffe
 def irn_loss(
     head: IrnHead,
-    batch: dict[str, Tensor],                    # image [B, 3, H, W] and labels, uint8 [B, h, w]
-    stages: Callable[[Tensor], list[Tensor]],    # features of images
+    batch: dict[str, Tensor],  # image [B, 3, H, W] and labels, uint8 [B, h, w]
+    stages: Callable[[Tensor], list[Tensor]],  # features of images
     radius: int = 10,
-    pull: float = 1.0,                           # weight of the foreground's displacement loss
+    pull: float = 1.0,  # weight of the foreground's displacement loss
 ) -> dict[str, Tensor]:
     "Half the sum of all losses (IRN Sec. 4.5; the half is the release's, as are our learning rates), and the parts."
     labels = batch["labels"]
     boundary, move = head(stages(batch["image"]), labels.shape[-2:])
     kinds = pair_kinds(labels, radius)
-    edge, (apart, alike) = boundary_loss(boundary.sigmoid(), kinds, radius), displacement_losses(move, kinds, radius)
+    edge, (apart, alike) = (
+        boundary_loss(boundary.sigmoid(), kinds, radius),
+        displacement_losses(move, kinds, radius),
+    )
     if head.training:
         head.track_mean(move, (labels > 0) & (labels != IGNORE))
-    return {"loss": (edge + pull * apart + alike) / 2, "boundary": edge, "foreground": apart, "background": alike}
+    return {
+        "loss": (edge + pull * apart + alike) / 2,
+        "boundary": edge,
+        "foreground": apart,
+        "background": alike,
+    }

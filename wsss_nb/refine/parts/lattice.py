@@ -28,7 +28,7 @@ def _elevate(features, first, count, error, near, total):
     down, up = np.float32(1 / (d + 1)), np.float32(d + 1)
     error[:] = 0
     for j in range(d, 0, -1):
-        scale = np.float32(math.sqrt(2 / 3) * (d + 1) / math.sqrt(j * (j + 1.)))
+        scale = np.float32(math.sqrt(2 / 3) * (d + 1) / math.sqrt(j * (j + 1.0)))
         for p in range(count):
             x = features[j - 1, first + p] * scale
             error[j, p] = error[0, p] - np.float32(j) * x
@@ -76,9 +76,11 @@ def _find(table, bits, keys, key):
     tag = np.int64((h >> np.uint64(8)) & np.uint64(0x7FFFFFFF)) << 32
     while True:
         entry = table[slot]
-        if entry == -1: return np.int64(-1), slot, tag
+        if entry == -1:
+            return np.int64(-1), slot, tag
         number = entry & 0xFFFFFFFF
-        if entry - number == tag and keys[number] == key: return number, slot, tag
+        if entry - number == tag and keys[number] == key:
+            return number, slot, tag
         slot = (slot + np.uint64(1)) & mask
 
 # %% ../../../nbs/refine/parts/00_lattice.ipynb #a75ba8e8
@@ -103,7 +105,8 @@ def _place(features, width, corners, weights):
     value, jump, ones = np.empty(d + 1, np.float32), np.empty(d + 1, np.int64), np.int64(0)
     down, half, bits, count = np.float32(1 / (d + 1)), 1 << (width - 1), 14, np.int64(0)
     table, keys = _grow(np.empty(0, np.int64), 0, bits)
-    for _ in range(d): ones = (ones << width) + 1
+    for _ in range(d):
+        ones = (ones << width) + 1
     for first in range(0, N, BLOCK):
         n = min(BLOCK, N - first)
         _elevate(features, first, n, error, near, total)
@@ -116,10 +119,12 @@ def _place(features, width, corners, weights):
             for i in range(d + 1):
                 value[np.uint64(rank[i, p])] = error[i, p] * down
                 jump[np.uint64(rank[i, p])] = 0 if i == d else (d + 1) << (width * (d - 1 - i))
-                if i < d: key = (key << width) + np.int64(near[i, p]) + half
+                if i < d:
+                    key = (key << width) + np.int64(near[i, p]) + half
             weights[first + p, 0] = 1 - value[0] + value[d]
             for k in range(d + 1):
-                if k: weights[first + p, k] = value[d - k] - value[d - k + 1]
+                if k:
+                    weights[first + p, k] = value[d - k] - value[d - k + 1]
                 number, slot, tag = _find(table, bits, keys, key)
                 if number < 0:
                     number, keys[count], table[slot] = count, key, tag | count
@@ -133,95 +138,134 @@ def _place(features, width, corners, weights):
 def _neighbours(table, bits, keys, count, d, width):
     "Both neighbours of every point along every axis [d+1, M, 2]; M where there is none."
     out, ones = np.full((d + 1, count, 2), count, np.int32), np.int64(0)
-    for _ in range(d): ones = (ones << width) + 1
+    for _ in range(d):
+        ones = (ones << width) + 1
     for axis in range(d + 1):
         step = -ones if axis == d else ((d + 1) << (width * (d - 1 - axis))) - ones
         for m in range(count):
             number, _, _ = _find(table, bits, keys, keys[m] + step)
-            if number >= 0: out[axis, m, 0], out[axis, np.uint64(number), 1] = number, m
+            if number >= 0:
+                out[axis, m, 0], out[axis, np.uint64(number), 1] = number, m
     return out
 
 # %% ../../../nbs/refine/parts/00_lattice.ipynb #50b42355
 def _four(context, builder, kind, array, group):
     "Pointer to four consecutive float32, 4 * group from the start of a C-ordered array."
     data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [builder.shl(group, ir.IntType(64)(2))]), ir.VectorType(ir.FloatType(), 4).as_pointer())
+    return builder.bitcast(
+        builder.gep(data, [builder.shl(group, ir.IntType(64)(2))]),
+        ir.VectorType(ir.FloatType(), 4).as_pointer(),
+    )
 
 
 def _times(builder, scalar, vector):
     "A number times a vector of four."
-    empty, zero = ir.Constant(vector.type, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4)
-    return builder.fmul(builder.shuffle_vector(builder.insert_element(empty, scalar, ir.IntType(32)(0)), empty, zero), vector)
+    empty, zero = (
+        ir.Constant(vector.type, ir.Undefined),
+        ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4),
+    )
+    return builder.fmul(
+        builder.shuffle_vector(builder.insert_element(empty, scalar, ir.IntType(32)(0)), empty, zero), vector
+    )
 
 
 @intrinsic
 def _add4(typing, a, i, w, b, j):
     "a[i] += w * b[j], where a[i] are the numbers 4i...4i+3."
+
     def build(context, builder, signature, args):
         x, y = _four(context, builder, a, *args[:2]), _four(context, builder, b, *args[3:])
-        builder.store(builder.fadd(builder.load(x, align=4), _times(builder, args[2], builder.load(y, align=4))), x, align=4)
+        builder.store(
+            builder.fadd(builder.load(x, align=4), _times(builder, args[2], builder.load(y, align=4))),
+            x,
+            align=4,
+        )
         return context.get_dummy_value()
+
     return types.void(a, types.int64, types.float32, b, types.int64), build
 
 
 @intrinsic
 def _blur4(typing, b, m, a, x, y):
     "b[m] = a[m] + (a[x] + a[y]) / 2, four numbers each."
+
     def build(context, builder, signature, args):
-        to, (m, x, y) = _four(context, builder, b, *args[:2]), (_four(context, builder, a, args[2], args[i]) for i in (1, 3, 4))
+        to, (m, x, y) = (
+            _four(context, builder, b, *args[:2]),
+            (_four(context, builder, a, args[2], args[i]) for i in (1, 3, 4)),
+        )
         both = builder.fadd(builder.load(x, align=4), builder.load(y, align=4))
-        half = _times(builder, ir.Constant(ir.FloatType(), .5), both)
+        half = _times(builder, ir.Constant(ir.FloatType(), 0.5), both)
         builder.store(builder.fadd(builder.load(m, align=4), half), to, align=4)
         return context.get_dummy_value()
+
     return types.void(b, types.int64, a, types.int64, types.int64), build
 
 # %% ../../../nbs/refine/parts/00_lattice.ipynb #76c9b284
-@njit(nogil=True, cache=True, inline='always')
+@njit(nogil=True, cache=True, inline="always")
 def splat(corners, weights, first, count, values, points, K):
     "Add values [BLOCK, C] of `count` pixels from `first` to points [M+1, C]; K corners each, a constant so that the loop unrolls."
     G = values.shape[1] // 4
     for p in range(count):
         if not G:
             value = values[p, 0]
-            for k in range(K): points[np.uint32(corners[first + p, k]), 0] += weights[first + p, k] * value
+            for k in range(K):
+                points[np.uint32(corners[first + p, k]), 0] += weights[first + p, k] * value
         for g in range(G):
             for k in range(K):
-                _add4(points, np.int64(np.uint32(corners[first + p, k])) * G + g, weights[first + p, k], values, p * G + g)
+                _add4(
+                    points,
+                    np.int64(np.uint32(corners[first + p, k])) * G + g,
+                    weights[first + p, k],
+                    values,
+                    p * G + g,
+                )
 
 
-@njit(nogil=True, cache=True, inline='always')
+@njit(nogil=True, cache=True, inline="always")
 def slice_add(corners, weights, first, count, points, values, K):
     "Add to values [BLOCK, C] what points [M+1, C] hold for them."
     G = values.shape[1] // 4
     for p in range(count):
         if not G:
             total = np.float32(0)
-            for k in range(K): total += weights[first + p, k] * points[np.uint32(corners[first + p, k]), 0]
+            for k in range(K):
+                total += weights[first + p, k] * points[np.uint32(corners[first + p, k]), 0]
             values[p, 0] += total
         for g in range(G):
             for k in range(K):
-                _add4(values, p * G + g, weights[first + p, k], points, np.int64(np.uint32(corners[first + p, k])) * G + g)
+                _add4(
+                    values,
+                    p * G + g,
+                    weights[first + p, k],
+                    points,
+                    np.int64(np.uint32(corners[first + p, k])) * G + g,
+                )
 
 
 @njit(nogil=True, cache=True)
 def blur(a, b, neighbours):
     "Blur points a [M+1, C] along each axis, with room in b; returns where the result is, and the other."
-    half, G = np.float32(.5), a.shape[1] // 4
+    half, G = np.float32(0.5), a.shape[1] // 4
     for axis in range(neighbours.shape[0]):
         for m in range(neighbours.shape[1]):
             x, y = np.int64(np.uint32(neighbours[axis, m, 0])), np.int64(np.uint32(neighbours[axis, m, 1]))
-            if not G: b[m, 0] = a[m, 0] + half * (a[x, 0] + a[y, 0])
-            for g in range(G): _blur4(b, m * G + g, a, x * G + g, y * G + g)
+            if not G:
+                b[m, 0] = a[m, 0] + half * (a[x, 0] + a[y, 0])
+            for g in range(G):
+                _blur4(b, m * G + g, a, x * G + g, y * G + g)
         a, b = b, a
     return a, b
 
 # %% ../../../nbs/refine/parts/00_lattice.ipynb #e33accd2
-def lattice_reach(features: ndarray) -> float:   # [d, N]
+def lattice_reach(features: ndarray) -> float:  # [d, N]
     "Largest coordinate that features can lead to; NaN if one of them is."
     d, N = features.shape
     j = np.arange(1, d + 1)
     spread = np.abs(features).max(1) * math.sqrt(2 / 3) * (d + 1) / np.sqrt(j * (j + 1)) if N else np.zeros(d)
-    return float(np.maximum(np.append(0, j * spread), np.append(np.cumsum(spread[::-1])[::-1], 0)).max()) + 3 * (d + 1)
+    return float(
+        np.maximum(np.append(0, j * spread), np.append(np.cumsum(spread[::-1])[::-1], 0)).max()
+    ) + 3 * (d + 1)
 
 
 def channels(n: int) -> int:
@@ -231,41 +275,44 @@ def channels(n: int) -> int:
 
 class Lattice:
     "The lattice of one set of features; built once, then `filter` as often as needed."
-    def __init__(self, features: ndarray):   # float32 [d, N], in units of the Gaussian's standard deviation
+
+    def __init__(self, features: ndarray):  # float32 [d, N], in units of the Gaussian's standard deviation
         features = np.ascontiguousarray(features, np.float32)
-        (self.d, self.n), width = features.shape, 62 // len(features)     # bits of a coordinate
+        (self.d, self.n), width = features.shape, 62 // len(features)  # bits of a coordinate
         if not lattice_reach(features) < 2 ** (width - 1):
-            raise UserError(f"A lattice of {self.d} dimensions cannot hold features from {features.min():.3g} to {features.max():.3g}.",
-                            "Use finite features and larger standard deviations.")
-        self.corners = np.empty((self.n, self.d + 1), np.int32)           # of each pixel's simplex
+            raise UserError(
+                f"A lattice of {self.d} dimensions cannot hold features from {features.min():.3g} to {features.max():.3g}.",
+                "Use finite features and larger standard deviations.",
+            )
+        self.corners = np.empty((self.n, self.d + 1), np.int32)  # of each pixel's simplex
         self.weights = np.empty((self.n, self.d + 1), np.float32)
         table, bits, keys, self.size = _place(features, width, self.corners, self.weights)
         self.neighbours = _neighbours(table, bits, keys, self.size, self.d, width)
-        self.alpha = np.float32(1 / (1 + 2.0**-self.d))                   # as in Kraehenbuehl & Koltun's filter
+        self.alpha = np.float32(1 / (1 + 2.0**-self.d))  # as in Kraehenbuehl & Koltun's filter
 
-    def room(self, n: int) -> tuple[ndarray, ndarray]:   # [M+1, C] twice
+    def room(self, n: int) -> tuple[ndarray, ndarray]:  # [M+1, C] twice
         "Two fields of zeros at the points, for n channels."
         return tuple(np.zeros((self.size + 1, channels(n)), np.float32) for _ in range(2))
 
-    def filter(self, values: ndarray) -> ndarray:        # [C, N] -> [C, N]
+    def filter(self, values: ndarray) -> ndarray:  # [C, N] -> [C, N]
         "Gaussian sums over all pixels, up to one factor."
         rows = np.zeros((self.n, channels(len(values))), np.float32)
-        rows[:, :len(values)] = values.T
+        rows[:, : len(values)] = values.T
         a, b = self.room(len(values))
         splat(self.corners, self.weights, 0, self.n, rows, a, self.d + 1)
         a, b = blur(a, b, self.neighbours)
         rows[:] = 0
         slice_add(self.corners, self.weights, 0, self.n, a, rows, self.d + 1)
-        return self.alpha * rows[:, :len(values)].T
+        return self.alpha * rows[:, : len(values)].T
 
 # %% ../../../nbs/refine/parts/00_lattice.ipynb #c97f4bcc
-def spatial_features(h: int, w: int, sxy: float) -> ndarray:                       # [2, h*w]
+def spatial_features(h: int, w: int, sxy: float) -> ndarray:  # [2, h*w]
     "Position in units of sxy pixels."
     y, x = np.indices((h, w), np.float32).reshape(2, -1)
     return np.stack([x, y]) / np.float32(sxy)
 
 
-def bilateral_features(image: ndarray, sxy: float, srgb: float) -> ndarray:        # uint8 [h, w, 3] -> [5, h*w]
+def bilateral_features(image: ndarray, sxy: float, srgb: float) -> ndarray:  # uint8 [h, w, 3] -> [5, h*w]
     "Position in units of sxy pixels and colour in units of srgb grey levels."
     colour = image.reshape(-1, 3).T.astype(np.float32) / np.float32(srgb)
     return np.concatenate([spatial_features(*image.shape[:2], sxy), colour])

@@ -19,6 +19,7 @@ from ...run.recipe import Count, NonNegative, Positive
 # %% ../../../nbs/refine/parts/01_unary.ipynb #fa4a6639
 class CrfPreset(Part):
     "Settings of a dense CRF; sxy in pixels, srgb in grey levels, compat is the Potts weight."
+
     unary: Literal["scores", "labels"] = "scores"
     gauss_sxy: Positive = 3
     gauss_compat: NonNegative = 3
@@ -26,13 +27,13 @@ class CrfPreset(Part):
     srgb: Positive = 13
     compat: NonNegative = 10
     iterations: Count = 10
-    gt_prob: Annotated[float, Field(gt=0, lt=1)] = .7
+    gt_prob: Annotated[float, Field(gt=0, lt=1)] = 0.7
 
 
 PRESETS = dict(
-    psa=CrfPreset(),                                                            # PSA, SEAM, EPS, FBR, SSSS, WS-FCN
-    irn=CrfPreset(unary="labels", sxy=50, srgb=5),                              # IRN, AMN, AdvCAM, FPR, SSC
-    deeplab=CrfPreset(gauss_sxy=1, sxy=67, srgb=3, compat=4),                   # DeepLab-v2
+    psa=CrfPreset(),  # PSA, SEAM, EPS, FBR, SSSS, WS-FCN
+    irn=CrfPreset(unary="labels", sxy=50, srgb=5),  # IRN, AMN, AdvCAM, FPR, SSC
+    deeplab=CrfPreset(gauss_sxy=1, sxy=67, srgb=3, compat=4),  # DeepLab-v2
     mctformer=CrfPreset(gauss_sxy=4, sxy=83, srgb=5, compat=3),
 )
 
@@ -46,10 +47,10 @@ def crf_preset(preset: str | CrfPreset, **changes) -> CrfPreset:
 
 # %% ../../../nbs/refine/parts/01_unary.ipynb #0a17e88b
 def unary_from_scores(
-    scores: ndarray,          # probabilities or positive scores [L, H, W]; they need not sum to 1
+    scores: ndarray,  # probabilities or positive scores [L, H, W]; they need not sum to 1
     clip: float = 1e-5,
     id: str = "",
-) -> ndarray:                 # float32 [L, H, W]
+) -> ndarray:  # float32 [L, H, W]
     "-log of scores clipped to [clip, 1]."
     if np.isnan(np.min(scores, initial=0)):
         raise UserError(f"{id or 'image'}: the scores have NaN.", "Check the step or the run they come from.")
@@ -57,17 +58,21 @@ def unary_from_scores(
 
 
 def unary_from_labels(
-    labels: ndarray,          # 0...n-1, 255 = unknown [H, W]
-    n: int,                   # labels, background included
-    gt_prob: float = .7,      # probability that a label is right; the others share the rest
-    unknown: int = 255,       # where all labels are alike; pydensecrf's zero_unsure is `unary_from_labels(labels - 1, n, unknown=-1)`
-) -> ndarray:                 # float32 [n, H, W]
+    labels: ndarray,  # 0...n-1, 255 = unknown [H, W]
+    n: int,  # labels, background included
+    gt_prob: float = 0.7,  # probability that a label is right; the others share the rest
+    unknown: int = 255,  # where all labels are alike; pydensecrf's zero_unsure is `unary_from_labels(labels - 1, n, unknown=-1)`
+) -> ndarray:  # float32 [n, H, W]
     "-log of gt_prob for the label of a pixel, of (1 - gt_prob) / (n - 1) for every other."
     labels = np.asarray(labels, np.int64)
     wrong = (labels != unknown) & ((labels < 0) | (labels >= n))
     if wrong.any() or not 0 < gt_prob < 1:
-        raise UserError(f"Label {labels[wrong][0]} is none of {n}." if wrong.any() else f"gt_prob = {gt_prob} is not between 0 and 1.",
-                        f"Use labels 0 to {n - 1}, or {unknown} for unknown, and a probability.")
+        raise UserError(
+            f"Label {labels[wrong][0]} is none of {n}."
+            if wrong.any()
+            else f"gt_prob = {gt_prob} is not between 0 and 1.",
+            f"Use labels 0 to {n - 1}, or {unknown} for unknown, and a probability.",
+        )
     right = labels[None] == np.arange(n)[:, None, None]
     unary = np.where(right, -np.log(gt_prob), -np.log((1 - gt_prob) / max(n - 1, 1)))
     return np.where(labels == unknown, np.log(n), unary).astype(np.float32)

@@ -23,8 +23,12 @@ from ...core import UserError
 @cache
 def half_disc(radius: int) -> tuple[tuple[int, int], ...]:  # K (dy, dx)
     "Offsets to the neighbours nearer than `radius`, of each pair of positions once (dy > 0, or dy = 0 and dx > 0)."
-    return tuple((dy, dx) for dy in range(radius) for dx in range(1 - radius, radius)
-                 if (dy or dx > 0) and dy * dy + dx * dx < radius * radius)
+    return tuple(
+        (dy, dx)
+        for dy in range(radius)
+        for dx in range(1 - radius, radius)
+        if (dy or dx > 0) and dy * dy + dx * dx < radius * radius
+    )
 
 # %% ../../../nbs/refine/parts/02_walk.ipynb #9d79ebb5
 @cache
@@ -37,7 +41,7 @@ def path_pixels(dy: int, dx: int) -> tuple[tuple[int, int], ...]:
 def window(padded: Tensor, dy: int, dx: int, margin: int) -> Tensor:
     "The view of a picture padded by `margin` that is moved by (dy, dx), [..., h, w]."
     H, W = padded.shape[-2:]
-    return padded[..., margin + dy:H - margin + dy, margin + dx:W - margin + dx]
+    return padded[..., margin + dy : H - margin + dy, margin + dx : W - margin + dx]
 
 
 def neighbours(x: Tensor, radius: int, fill: float = 0) -> Tensor:  # [..., h, w] -> [..., K, h, w]
@@ -48,15 +52,17 @@ def neighbours(x: Tensor, radius: int, fill: float = 0) -> Tensor:  # [..., h, w
 
 # %% ../../../nbs/refine/parts/02_walk.ipynb #2930f62d
 def pair_mask(
-    h: int, w: int, radius: int = 5,
+    h: int,
+    w: int,
+    radius: int = 5,
     inner: bool = False,  # only pairs whose first end has all its neighbours in the grid (PSA; IRN in training)
     device=None,
-) -> Tensor:              # bool [K, h, w]
+) -> Tensor:  # bool [K, h, w]
     "Which pairs there are."
     inside = torch.ones(h, w, dtype=torch.bool, device=device)
     pairs, m = neighbours(inside, radius, False), radius - 1
     if inner:
-        inside[max(h - m, 0):], inside[:, :m], inside[:, max(w - m, 0):] = False, False, False
+        inside[max(h - m, 0) :], inside[:, :m], inside[:, max(w - m, 0) :] = False, False, False
     return pairs & inside
 
 # %% ../../../nbs/refine/parts/02_walk.ipynb #cb27b011
@@ -70,6 +76,7 @@ def boundary_affinity(boundary: Tensor, radius: int = 5) -> Tensor:  # [..., h, 
         for p in path_pixels(*offset):
             best = torch.maximum(best, window(padded, *p, m))
         return 1 - best
+
     return torch.stack([_recomputed(open_path, padded, o) for o in half_disc(radius)], -3)
 
 
@@ -105,7 +112,13 @@ def _distances_backward(f, offsets, grad):
         dy, dx = offsets[k]
         for y in range(h - dy):
             for x in range(max(0, -dx), min(w, w - dx)):
-                a, b, here, there, g = f[y, x], f[y + dy, x + dx], out[y, x], out[y + dy, x + dx], grad[k, y, x]
+                a, b, here, there, g = (
+                    f[y, x],
+                    f[y + dy, x + dx],
+                    out[y, x],
+                    out[y + dy, x + dx],
+                    grad[k, y, x],
+                )
                 if g != 0:
                     for d in range(D):
                         s = g if a[d] > b[d] else (-g if a[d] < b[d] else np.float32(0))
@@ -116,6 +129,7 @@ def _distances_backward(f, offsets, grad):
 # %% ../../../nbs/refine/parts/02_walk.ipynb #8143e75f
 class _Distance(torch.autograd.Function):
     "Sum of |f_i - f_j| over features on the CPU, [B, h, w, D] -> [B, K, h, w]."
+
     @staticmethod
     def forward(ctx, f, offsets):
         ctx.save_for_backward(f)
@@ -124,16 +138,16 @@ class _Distance(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        f, = ctx.saved_tensors
+        (f,) = ctx.saved_tensors
         pairs = zip(f.numpy(), grad.contiguous().numpy())
         return torch.from_numpy(np.stack([_distances_backward(x, ctx.offsets, g) for x, g in pairs])), None
 
 # %% ../../../nbs/refine/parts/02_walk.ipynb #b2c1a305
 def feature_affinity(
-    features: Tensor,    # float32 [..., D, h, w]
+    features: Tensor,  # float32 [..., D, h, w]
     radius: int = 5,
     inner: bool = True,  # PSA's pairs, see `pair_mask`
-) -> Tensor:             # [..., K, h, w]
+) -> Tensor:  # [..., K, h, w]
     "exp(-mean |f_i - f_j|) (PSA Eq. 3, as released); 0 where there is no pair. Differentiable."
     D, h, w = features.shape[-3:]
     mask = pair_mask(h, w, radius, inner, features.device)
@@ -150,12 +164,16 @@ def feature_distance(features: Tensor, radius: int) -> Tensor:  # [..., D, h, w]
     m = radius - 1
     padded = F.pad(features, (m, m, m, m))
 
-    def apart(features, padded, offset): return (features - window(padded, *offset, m)).abs().sum(-3)
+    def apart(features, padded, offset):
+        return (features - window(padded, *offset, m)).abs().sum(-3)
+
     return torch.stack([_recomputed(apart, features, padded, o) for o in half_disc(radius)], -3)
 
 # %% ../../../nbs/refine/parts/02_walk.ipynb #d12ff7da
 @cache
-def chebyshev_power(n: int, tolerance: float) -> tuple[float, ...]:  # c_0, c_1, ... up to the degree that is needed
+def chebyshev_power(
+    n: int, tolerance: float
+) -> tuple[float, ...]:  # c_0, c_1, ... up to the degree that is needed
     "Coefficients of lambda^n as a sum of c_k T_k on [-1, 1]; those past the tolerance are left out, the others sum to 1."
     c = [0.0] * (n + 1)
     for k in range(n % 2, n + 1, 2):
@@ -198,14 +216,19 @@ def _walk(x, a, inverse, shifts, coefficients, first, last):
             n = min(BLOCK, last - i)
             for channel in range(len(x)):
                 u = now[channel]
-                here = u[i:i + n]
+                here = u[i : i + n]
                 flow[:n] = 0
                 for p in range(len(shifts)):
                     s = shifts[p]
-                    to, back, there, other = a[p, i:i + n], a[p, i - s:i - s + n], u[i + s:i + s + n], u[i - s:i - s + n]
+                    to, back, there, other = (
+                        a[p, i : i + n],
+                        a[p, i - s : i - s + n],
+                        u[i + s : i + s + n],
+                        u[i - s : i - s + n],
+                    )
                     for j in range(n):
                         flow[j] += to[j] * (there[j] - here[j]) + back[j] * (other[j] - here[j])
-                old, total, d = before[channel, i:i + n], y[channel, i:i + n], inverse[i:i + n]
+                old, total, d = before[channel, i : i + n], y[channel, i : i + n], inverse[i : i + n]
                 for j in range(n):
                     old[j] = twice * (here[j] + flow[j] * d[j]) - (twice - 1) * old[j]
                     total[j] += c * old[j]
@@ -214,33 +237,49 @@ def _walk(x, a, inverse, shifts, coefficients, first, last):
 
 # %% ../../../nbs/refine/parts/02_walk.ipynb #0224b2f8
 def random_walk(
-    x: Tensor,                 # scores, float32 [C, h, w]; on the CPU walked by numba, elsewhere by `walk_torch`
-    affinity: Tensor,          # of pairs, in [0, 1], [K, h, w]
-    beta: float = 10,          # power of the affinities: IRN 10, PSA 8
+    x: Tensor,  # scores, float32 [C, h, w]; on the CPU walked by numba, elsewhere by `walk_torch`
+    affinity: Tensor,  # of pairs, in [0, 1], [K, h, w]
+    beta: float = 10,  # power of the affinities: IRN 10, PSA 8
     steps: int = 256,
-    radius: int = 5,           # of the pairs
-    tolerance: float = 1e-6,   # of the Chebyshev series, for x in [0, 1]
-) -> Tensor:                   # [C, h, w]
+    radius: int = 5,  # of the pairs
+    tolerance: float = 1e-6,  # of the Chebyshev series, for x in [0, 1]
+) -> Tensor:  # [C, h, w]
     "x T^steps with T = D^-1 (I + affinities^beta), the mean over a walk's ends (PSA Eq. 5; IRN Eq. 8)."
     offsets, (h, w) = half_disc(radius), x.shape[-2:]
     if x.ndim != 3 or affinity.shape != (len(offsets), h, w):
-        raise UserError(f"Scores {list(x.shape)} and affinities {list(affinity.shape)} do not fit: radius {radius} has {len(offsets)} "
-                        "pairs a position.", "Give scores [C, h, w] and affinities [K, h, w] of one grid and radius.")
+        raise UserError(
+            f"Scores {list(x.shape)} and affinities {list(affinity.shape)} do not fit: radius {radius} has {len(offsets)} "
+            "pairs a position.",
+            "Give scores [C, h, w] and affinities [K, h, w] of one grid and radius.",
+        )
     a = affinity.detach().float().pow(beta)
     if x.device.type != "cpu":
-        return walk_torch(x.float(), a * pair_mask(h, w, radius, device=x.device), radius, chebyshev_power(steps, tolerance))
+        return walk_torch(
+            x.float(), a * pair_mask(h, w, radius, device=x.device), radius, chebyshev_power(steps, tolerance)
+        )
     if not (a.min() >= 0 and a.max() <= 1):  # not waited for on a GPU
-        raise UserError("Affinities outside [0, 1], or not numbers.", "Boundaries must be in [0, 1] and features finite.")
+        raise UserError(
+            "Affinities outside [0, 1], or not numbers.", "Boundaries must be in [0, 1] and features finite."
+        )
     line, inverse, shifts = _lay_out(a.numpy(), np.array(offsets), radius)
     W = w + radius - 1
     padded = F.pad(x.detach().float(), (0, radius - 1, radius, radius)).flatten(1).numpy()
-    y = _walk(padded, line, inverse, shifts, np.array(chebyshev_power(steps, tolerance)), radius * W, (radius + h) * W)
-    return torch.from_numpy(y).view(len(x), h + 2 * radius, W)[:, radius:radius + h, :w].contiguous()
+    y = _walk(
+        padded,
+        line,
+        inverse,
+        shifts,
+        np.array(chebyshev_power(steps, tolerance)),
+        radius * W,
+        (radius + h) * W,
+    )
+    return torch.from_numpy(y).view(len(x), h + 2 * radius, W)[:, radius : radius + h, :w].contiguous()
 
 # %% ../../../nbs/refine/parts/02_walk.ipynb #76f41635
 def walk_steps(
-    h: int, w: int,   # of the grid
-    stride: int,      # pixels per position
+    h: int,
+    w: int,  # of the grid
+    stride: int,  # pixels per position
 ) -> int:
     "2^8 on an image of VOC's size (480 pixels) or a larger one; less in proportion to the squared side of a smaller one."
     return max(1, round(256 * min(1, max(h, w) * stride / 480) ** 2))
@@ -254,11 +293,11 @@ def both_ways(a: Tensor, radius: int) -> Tensor:  # [K, h, w] -> [2K, h, w]
 
 
 def walk_torch(
-    x: Tensor,             # [C, h, w]
-    a: Tensor,             # affinities to the power beta [K, h, w], 0 where there is no pair
+    x: Tensor,  # [C, h, w]
+    a: Tensor,  # affinities to the power beta [K, h, w], 0 where there is no pair
     radius: int,
     coefficients: tuple[float, ...],  # of `chebyshev_power`
-) -> Tensor:               # [C, h, w]
+) -> Tensor:  # [C, h, w]
     "The same on any device."
     side, m = 2 * radius - 1, radius - 1
     weight = a.new_zeros(side, side, *a.shape[1:])  # [dy, dx, h, w]; zero outside the disc
@@ -267,9 +306,10 @@ def walk_torch(
     rows, columns = (torch.cat([offsets, -offsets]) + m).unbind(1)
     weight[rows, columns] = both / (1 + both.sum(0))
 
-    def product(u):        # P u, one channel after the other: [h, w] -> [h, w]
+    def product(u):  # P u, one channel after the other: [h, w] -> [h, w]
         near = F.pad(u[None], (m, m, m, m))[0].unfold(0, u.shape[0], 1).unfold(1, u.shape[1], 1)
         return u + (weight * (near - u)).sum((0, 1))
+
     before, y = x, coefficients[0] * x
     now = None
     for k, c in enumerate(coefficients[1:], 1):
