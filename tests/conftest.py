@@ -7,10 +7,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.pop("WSSS_NB_DEBUG", None)  # a developer's shell must not change what the tests see
 
+import notebooks  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
-
-import notebooks  # noqa: E402
 
 settings.register_profile(
     "wsss_nb",

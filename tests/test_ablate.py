@@ -16,8 +16,8 @@ from notebooks import ROOT
 from wsss_nb.ablate.execute import execute
 from wsss_nb.ablate.plan import Job, grid, missing, plan
 from wsss_nb.ablate.runner import cluster, follow, run_jobs, tasks
-from wsss_nb.data.folder import write_folder
 from wsss_nb.data.catalog import open_data
+from wsss_nb.data.folder import write_folder
 from wsss_nb.run.store import RunStore
 
 TINY = dict(

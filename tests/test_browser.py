@@ -20,11 +20,11 @@ from torchvision import tv_tensors
 from wsss_nb.cams import cam_path, save_cam
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.folder import write_folder
-from wsss_nb.pipeline.experiment import run_recipe
 from wsss_nb.explore.cams.app import CamExplorer
 from wsss_nb.explore.map.app import FeatureMap
 from wsss_nb.explore.nroi.app import NroiExplorer
 from wsss_nb.explore.source import Source
+from wsss_nb.pipeline.experiment import run_recipe
 from wsss_nb.run.presets import make_recipe
 
 PICTURE = """

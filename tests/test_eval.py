@@ -226,9 +226,9 @@ def test_refined_masks(store):
 
 def test_shards_merged_are_the_whole():
     "Every accumulator: counts equal, sums of floats equal up to rounding."
+    from wsss_nb.metrics.curves import FalsePositives
     from wsss_nb.metrics.instance import InstanceAP
     from wsss_nb.pipeline.judge import MaskScores
-    from wsss_nb.metrics.curves import FalsePositives
 
     def score(some):
         return sum(
@@ -283,8 +283,9 @@ def naive_boundary(truth, pred, c, r):
 @pytest.mark.parametrize("shift", [(3, 0), (-2, 7)])
 def test_boundaries_of_photographs(shift):
     "Real masks, odd sizes: the same numbers as the naive forms at every width."
-    from pathlib import Path
     import os
+    from pathlib import Path
+
     from wsss_nb.metrics.boundary import BoundaryF, Trimap
 
     photos = Path(os.environ.get("WSSS_NB_PHOTOS", "/nowhere")) / "SegmentationClass"

@@ -22,13 +22,13 @@ from wsss_nb.cli import app
 from wsss_nb.core import UserError
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.folder import write_folder
-from wsss_nb.pipeline.experiment import run_recipe
 from wsss_nb.explore.cams.app import CamExplorer
-from wsss_nb.explore.map.app import FeatureMap
-from wsss_nb.explore.nroi.app import NroiExplorer
-from wsss_nb.explore.map.points import twins
-from wsss_nb.explore.source import Source
 from wsss_nb.explore.cams.state import export_figure, panels
+from wsss_nb.explore.map.app import FeatureMap
+from wsss_nb.explore.map.points import twins
+from wsss_nb.explore.nroi.app import NroiExplorer
+from wsss_nb.explore.source import Source
+from wsss_nb.pipeline.experiment import run_recipe
 from wsss_nb.run.presets import make_recipe
 
 NOW = datetime.datetime.now(datetime.timezone.utc)

@@ -11,11 +11,11 @@ from wsss_nb.data.base import Split, collate
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.maps import add_maps
 from wsss_nb.data.transforms import train_transform
-from wsss_nb.pipeline.experiment import with_inputs
-from wsss_nb.train.objective import build_objective, make_optimizers
 from wsss_nb.paper.registry import jobs_of, load, runnable
+from wsss_nb.pipeline.experiment import with_inputs
 from wsss_nb.run.presets import PRESETS
 from wsss_nb.run.recipe import identity
+from wsss_nb.train.objective import build_objective, make_optimizers
 
 DATA = "cooccur?n=16&size=64"
 

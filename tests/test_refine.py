@@ -305,8 +305,8 @@ def test_masks_in_the_layout_of_voc(tmp_path):
 
 def test_a_table_refines_what_it_shows(tmp_path, monkeypatch):
     "Dashes and the command while masks are missing; --refine makes them; nothing is made twice."
-    from wsss_nb.pipeline.masks import masks_of
     from wsss_nb.paper import registry
+    from wsss_nb.pipeline.masks import masks_of
 
     run = made_up(tmp_path / "runs")
     rows = (registry.Row("none", "{base}"), registry.Row("half", "{base}", chain="background?score=0.5"))

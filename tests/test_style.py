@@ -11,17 +11,15 @@ LIB = ROOT / "wsss_nb"
 # The floors of the library, lowest first. A module imports from lower floors and from its own wing only.
 FLOORS = [
     ["core"],
-    ["run"],
+    ["run", "metrics"],
     ["data"],
-    ["models", "ablate"],
+    ["models", "draw", "ablate"],
     ["losses", "cams"],
-    ["metrics"],
-    ["train", "draw"],
+    ["train"],
     ["refine"],
     ["pipeline"],
     ["features"],
-    ["paper", "bench"],
-    ["explore"],
+    ["paper", "explore", "bench"],
     ["commands"],
     ["cli", "api"],
 ]

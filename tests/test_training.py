@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from wsss_nb.cams import cam_path, load_cam
 from wsss_nb.data.catalog import open_data
-from wsss_nb.pipeline.experiment import load_model, load_terms, run_recipe
+from wsss_nb.pipeline.experiment import run_recipe
+from wsss_nb.pipeline.load import load_model, load_terms
 from wsss_nb.run.presets import make_recipe
 from wsss_nb.run.recipe import replace
 from wsss_nb.run.store import RunStore

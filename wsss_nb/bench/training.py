@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from .base import interleaved, row
-from ..core import peak_memory_mib, pick_device, reset_peak_memory
 from ..cams import infer_cams
+from ..core import peak_memory_mib, pick_device, reset_peak_memory
 from ..data.cooccur import CooccurData
 from ..losses.fpr_prototypes import refresh
 from ..metrics.confusion import Sweep, predict_mask

@@ -83,6 +83,7 @@ def check_out(out: Path | None) -> None:
 def write_scores(found: dict[str, Any], out: Path) -> None:
     "Scores by name into one file: per class and in the mean. With several names, they are the first column (CSV, Markdown) or key (JSON)."
     import pandas as pd
+
     from wsss_nb.core import atomic_path, write_json
     from wsss_nb.data.check import table
     from wsss_nb.run.store import nan_to_null
@@ -138,8 +139,9 @@ def changed(recipe, split: str | None, threshold: str | None):
 def judge_seeds(run, data, recipe, options: tuple, device: str):
     "Metrics and counts of a run's seeds, from its cache; CAMs that are not there are inferred first."
     from wsss_nb.cams import chosen_ids
-    from wsss_nb.pipeline.experiment import evaluate
-    from wsss_nb.pipeline.judge import score_masks, seed_loader
+    from wsss_nb.pipeline.evaluate import evaluate
+    from wsss_nb.pipeline.judge import score_masks
+    from wsss_nb.pipeline.load import seed_loader
 
     split = recipe.splits.seeds
     ensure_cams(
@@ -162,7 +164,8 @@ def judge_seeds(run, data, recipe, options: tuple, device: str):
 
 def judge_refined(run, data, split: str, name: str, options: tuple):
     "Counts of a run's refined masks: of the images that have one."
-    from wsss_nb.pipeline.judge import refined_loader, score_masks
+    from wsss_nb.pipeline.judge import score_masks
+    from wsss_nb.pipeline.load import refined_loader
 
     load = refined_loader(run, data, split, name)
     folder, ids = run.path / "refined" / name / "masks" / split, data.ids(split)
@@ -323,7 +326,7 @@ def judge_runs(
 def refined_name(run, split: str, masks: str) -> str:
     "The folder of refined masks that is meant: by its name, or by the chain that made them."
     from wsss_nb.core import UserError
-    from wsss_nb.pipeline.judge import refined_names
+    from wsss_nb.pipeline.load import refined_names
     from wsss_nb.pipeline.masks import refined
 
     try:

@@ -229,8 +229,8 @@ def figure(
     if keys:
         raise UserError(f"{id} finds its own runs; it takes no keys.", "Use --data, --preset and --seeds.")
     from wsss_nb.paper.figures.all import write_figure
-    from wsss_nb.paper.tables.measure import Measurement
     from wsss_nb.paper.registry import lookup
+    from wsss_nb.paper.tables.measure import Measurement
 
     entry, options = lookup(id, "figure"), (data, preset, seeds, baseline, parse_sets(set_), runs)
     report_failures(run_missing(Measurement(entry, *options), workers, scheduler, device) if run else [])
@@ -272,8 +272,8 @@ def write(entry, out: Path, partial: bool, options: tuple) -> list[Path]:
     "A table or figure into its files; one whose runs are missing is a `UserError`."
     from wsss_nb.core import UserError
     from wsss_nb.paper.figures.all import write_figure
-    from wsss_nb.paper.tables.measure import Measurement
     from wsss_nb.paper.registry import Table
+    from wsss_nb.paper.tables.measure import Measurement
     from wsss_nb.paper.tables.table import Measured, to_refine, to_run
 
     if not isinstance(entry, Table):

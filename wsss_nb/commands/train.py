@@ -119,7 +119,7 @@ def ensure_cams(run, data, splits: list[str], device: str, workers: int | None) 
     "CAMs of these splits in the run's cache."
     from wsss_nb.cams import write_cams
     from wsss_nb.core import pick_device
-    from wsss_nb.pipeline.experiment import load_model
+    from wsss_nb.pipeline.load import load_model
 
     target = pick_device(device)
     model = load_model(run, len(data.classes), device)
@@ -169,12 +169,12 @@ def demo(
     todo = [
         read_recipe(None, m.strip(), data, preset, s, set_) for m in methods.split(",") for s in range(seeds)
     ]
-    from wsss_nb.pipeline.compare import class_table, context_leaks, draw, score_table
     from wsss_nb.core import pick_device
     from wsss_nb.data.catalog import open_data
+    from wsss_nb.pipeline.compare import class_table, context_leaks, draw, score_table
     from wsss_nb.pipeline.experiment import run_recipe
     from wsss_nb.pipeline.masks import refine_run
-    from wsss_nb.paper.registry import CRF
+    from wsss_nb.refine.chain import CRF
 
     pick_device(device)
     opened = open_data(data, skip_bad=skip_bad)

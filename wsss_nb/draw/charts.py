@@ -17,8 +17,8 @@ from numpy import ndarray
 from scipy.stats import t as student
 
 from ..core import UserError
-from ..metrics.confusion import ratio
 from .grids import MARKERS, RUN_COLOURS, empty_grid, styled
+from ..metrics.confusion import ratio
 
 # %% ../../nbs/draw/02_charts.ipynb #38609406
 @styled

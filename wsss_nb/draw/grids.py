@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'RUN_COLOURS', 'MARKERS', 'Plot', 'styled', 'render', 'save_figure', 'show_image', 'empty_grid', 'row_height',
            'contact_sheet', 'picture_grid', 'CamRow', 'cam_note', 'cam_grid', 'ClusterRow', 'cluster_grid',
-           'cluster_map', 'as_rgb', 'cam_overlay', 'cluster_picture', 'colourise', 'draw_contour', 'label_map',
-           'voc_palette']
+           'cluster_map']
 
 # %% ../../nbs/draw/01_grids.ipynb #1cd552b7
 import io
@@ -25,21 +24,16 @@ from numpy import ndarray
 
 from ..core import UserError, atomic_path
 from ..data.base import WsssData
-from ..metrics.confusion import IGNORE, as_array, ratio
 from wsss_nb.draw.pixels import (
     as_rgb,
     cam_overlay,
     cluster_picture,
-    colourise,
     draw_contour,
     jpeg_in_svg,
-    label_map,
     palette_png,
     resize,
-    voc_palette,
 )
-
-_all_ = ["as_rgb", "cam_overlay", "cluster_picture", "colourise", "draw_contour", "label_map", "voc_palette"]
+from ..metrics.confusion import IGNORE, as_array, ratio
 
 # %% ../../nbs/draw/01_grids.ipynb #2fd6abff
 STYLE = {

@@ -22,8 +22,8 @@ from PIL import Image, ImageOps
 from ..core import UserError
 from ..data.base import WsssData
 from ..data.files import BROKEN
-from ..metrics.confusion import as_array
 from ..draw.pixels import as_rgb
+from ..metrics.confusion import as_array
 
 # %% ../../nbs/explore/00_images.ipynb #61d5aa04
 def size_of(x: Any) -> int:  # bytes

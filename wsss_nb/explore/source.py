@@ -24,14 +24,15 @@ from ..core import UserError, atomic_path, pick_device
 from ..data.base import WsssData
 from ..data.catalog import open_data
 from ..data.transforms import eval_transform
-from ..pipeline.experiment import load_model, load_terms, run_recipe
 from .images import MIB, YOURS, Cache, Images, frozen
 from ..losses.term import Term
 from ..metrics.confusion import Confusion, nan_mean, predict_mask
 from ..models.cam import CamModel
+from ..pipeline.experiment import run_recipe
+from ..pipeline.load import load_model, load_terms
+from ..refine.chain import run_threshold
 from ..run.presets import make_recipe
 from ..run.recipe import Inference
-from ..refine.chain import run_threshold
 from ..run.store import Run, RunStore
 
 # %% ../../nbs/explore/03_source.ipynb #361d561b

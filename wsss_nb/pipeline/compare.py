@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..draw.charts import compare_rows, leak_plot, sweep_plot
 from ..core import UserError
 from ..data.catalog import open_data
-from .experiment import show_cams
-from .masks import masks_of
-from ..metrics.confusion import mean_std
-from ..run.store import Run
+from ..draw.charts import compare_rows, leak_plot, sweep_plot
 from ..draw.grids import save_figure
+from ..metrics.confusion import mean_std
+from .masks import masks_of
+from .show import show_cams
+from ..run.store import Run
 
 # %% ../../nbs/pipeline/07_compare.ipynb #d29bd08a
 def by_method(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MaskScores', 'refuse', 'score_masks', 'cores', 'read_labels', 'pair_up', 'highest_label', 'read_list', 'read_classes',
-           'score_folders', 'seed_loader', 'refined_names', 'refined_loader']
+           'score_folders']
 
 # %% ../../nbs/pipeline/00_judge.ipynb #935777d6
 import os
@@ -20,13 +20,10 @@ import torch
 from numpy import ndarray
 from tqdm.auto import tqdm
 
-from ..metrics.boundary import BoundaryF, Trimap
-from ..cams import cam_path, load_cam
 from ..core import UserError, list_offenders
-from ..data.base import WsssData
 from ..data.files import Faults, index, read_lines, read_map
-from ..metrics.confusion import IGNORE, Confusion, predict_mask
-from ..run.store import Run
+from ..metrics.boundary import BoundaryF, Trimap
+from ..metrics.confusion import IGNORE, Confusion
 
 # %% ../../nbs/pipeline/00_judge.ipynb #834e82b5
 @dataclass
@@ -257,37 +254,3 @@ def score_folders(
         workers,
         faults=missing,
     )
-
-# %% ../../nbs/pipeline/00_judge.ipynb #c652cc2b
-def seed_loader(
-    run: Run, data: WsssData, split: str, threshold: float
-) -> Callable[[str], tuple[ndarray, ndarray]]:
-    "id -> truth and seed of a run, for `score_masks`."
-
-    def load(id: str) -> tuple[ndarray, ndarray]:
-        c = load_cam(cam_path(run.path, split, id))
-        return data.load(id, ("mask",))["mask"].numpy(), predict_mask(c.classes, c.full(), threshold)
-
-    return load
-
-
-def refined_names(run: Run, split: str) -> list[str]:
-    "The refinements of a run that have masks of a split."
-    return sorted(
-        p.parent.parent.name
-        for p in (run.path / "refined").glob(f"*/masks/{split}")
-        if next(p.glob("*.png"), None)
-    )
-
-
-def refined_loader(
-    run: Run, data: WsssData, split: str, name: str
-) -> Callable[[str], tuple[ndarray, ndarray]]:
-    "id -> truth and refined mask of a run."
-    if name not in (known := refined_names(run, split)):
-        raise UserError(
-            f"Run {run.key} has no refined masks {name!r} of {split}.",
-            f"It has: {', '.join(known)}." if known else "`wsss_nb refine` makes them.",
-        )
-    folder = run.path / "refined" / name / "masks" / split
-    return lambda id: (data.load(id, ("mask",))["mask"].numpy(), read_labels(folder / f"{id}.png"))

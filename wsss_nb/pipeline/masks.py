@@ -25,8 +25,8 @@ from ..core import UserError, atomic_path, describe_device, pick_device, read_js
 from ..data.base import WsssData
 from ..data.catalog import open_data
 from ..data.files import IMAGE_SUFFIXES, Faults, FileData, decode, index, write_map
-from .experiment import load_model
 from ..metrics.confusion import Confusion
+from .load import load_model
 from wsss_nb.refine.chain import (
     BuiltChain,
     build_chain,

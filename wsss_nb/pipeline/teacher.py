@@ -18,13 +18,13 @@ from ..cams import cam_path, write_cams
 from ..core import pick_device, write_json
 from ..data.base import WsssData
 from ..data.maps import add_maps
-from ..train.objective import build_objective, load_start
 from ..refine.crf import CrfStep
 from ..refine.irn import IrnStep
 from ..refine.parts.irn_labels import ir_labels, write_labels
 from ..refine.state import Context
 from ..run.store import Run, hold
-from ..train.loop import default_workers
+from ..train.batches import default_workers
+from ..train.objective import build_objective, load_start
 
 # %% ../../nbs/pipeline/01_teacher.ipynb #6590d962
 def label_settings(teacher: Run, data: WsssData, split: str) -> tuple[IrnStep, CrfStep, dict[str, Any]]:

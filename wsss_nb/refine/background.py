@@ -17,9 +17,9 @@ from pydantic import model_validator
 from ..cams import background_score, chosen_ids
 from ..core import UserError, read_json, write_json
 from ..metrics.confusion import Sweep
-from ..run.recipe import Positive, Share
 from .chain import default_threads, load_seed, over_images, run_threshold
 from .state import Context, Seed, StepConfig
+from ..run.recipe import Positive, Share
 
 # %% ../../nbs/refine/05_background.ipynb #7332d09a
 def best_background(context: Context) -> dict[str, Any]:

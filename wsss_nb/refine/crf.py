@@ -22,7 +22,6 @@ from pydantic import Field
 from tqdm.auto import tqdm
 
 from ..core import UserError
-from ..run.recipe import Count, NonNegative, Positive, Share
 from .parts.crf_torch import TorchKernel
 from wsss_nb.refine.parts.lattice import (
     BLOCK,
@@ -33,8 +32,9 @@ from wsss_nb.refine.parts.lattice import (
     spatial_features,
     splat,
 )
-from .state import Context, Seed, StepConfig
 from .parts.unary import CrfPreset, crf_preset, unary_from_labels, unary_from_scores
+from .state import Context, Seed, StepConfig
+from ..run.recipe import Count, NonNegative, Positive, Share
 
 # %% ../../nbs/refine/06_crf.ipynb #7580478a
 @njit(nogil=True, cache=True)

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from ..core import UserError, derive_seed
 from ..data.transforms import train_transform
-from ..run.recipe import Count, Positive, Share
 from .chain import run_threshold
 from .crf import CrfStep
 from .parts.fit import FitSchedule, fit, run_trunk
 from .parts.irn_labels import Crops, ir_labels, paper_power, trainable_ids, write_labels
 from .parts.irn_network import STRIDE, Irn, enlarge, irn_loss
-from .state import Context, Seed, StepConfig
 from .parts.walk import boundary_affinity, random_walk, walk_steps
+from .state import Context, Seed, StepConfig
+from ..run.recipe import Count, Positive, Share
 
 # %% ../../nbs/refine/08_irn.ipynb #b7e42b30
 PRESETS: dict[

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..core import UserError
-from ..run.recipe import Count
 from .state import Context, Seed, StepConfig
+from ..run.recipe import Count
 
 # %% ../../nbs/refine/02_pamr.ipynb #d3c9c493
 def offsets(dilations: Sequence[int]) -> list[tuple[int, int]]:

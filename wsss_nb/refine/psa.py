@@ -26,7 +26,6 @@ from ..core import UserError, derive_seed
 from ..data.base import IGNORE
 from ..data.transforms import train_transform
 from ..models.backbones import Backbone
-from ..run.recipe import Count, NonNegative, Positive, Recipe, Share
 from .chain import run_threshold
 from .crf import CrfStep
 from .parts.fit import FitSchedule, fit, run_trunk
@@ -39,8 +38,9 @@ from wsss_nb.refine.parts.irn_labels import (
     trainable_ids,
     write_labels,
 )
-from .state import Context, Seed, StepConfig
 from .parts.walk import feature_affinity, pair_mask, random_walk, walk_steps
+from .state import Context, Seed, StepConfig
+from ..run.recipe import Count, NonNegative, Positive, Recipe, Share
 from ..run.store import Run
 
 # %% ../../nbs/refine/07_psa.ipynb #19c70614

@@ -17,8 +17,8 @@ from numpy import ndarray
 from pydantic import Field
 
 from ..core import UserError
-from ..run.recipe import Count, Share
 from .state import Context, Seed, StepConfig
+from ..run.recipe import Count, Share
 
 # %% ../../nbs/refine/04_sam.ipynb #c7ec0cde
 SIZES = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # by the width of the image encoder

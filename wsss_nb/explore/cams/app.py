@@ -13,18 +13,18 @@ from typing import Any
 
 from ipywidgets import HTML, Textarea, VBox
 
+from ...draw.grids import render
 from .canvas import Canvas
 from .controls import Controls
-from ..images import YOURS
 from .overlays import forget, refinements
-from ..widgets.parts import Download, Status, palette_css, style_sheet
-from ..source import Source, finished_runs, of_each_method
 from .state import MOST_RUNS, ExplorerState, export_figure, panels
-from ..widgets.views import Strip
 from .waits import look_of
+from ..images import YOURS
+from ..source import Source, finished_runs, of_each_method
+from ..widgets.parts import Download, Status, palette_css, style_sheet
+from ..widgets.views import Strip
 from ..widgets.work import Work
 from ...run.store import Run, RunStore
-from ...draw.grids import render
 
 # %% ../../../nbs/explore/cams/06_app.ipynb #26f694e3
 def other_runs(source: Source) -> tuple[dict[str, list[Run]], list[Run]]:

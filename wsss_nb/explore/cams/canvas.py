@@ -16,13 +16,13 @@ import numpy as np
 from ipywidgets import HTML, GridBox, VBox
 from numpy import ndarray
 
+from .overlays import pixel_facts, truth_names
+from .state import ExplorerState, Panel, input_panel, run_panels
+from .waits import Piece, look_of, pieces
+from ..source import Source
 from ..widgets.captions import input_facts, legend_html, run_facts
 from ..widgets.compose import named, painted, region_places
-from .overlays import pixel_facts, truth_names
-from ..source import Source
-from .state import ExplorerState, Panel, input_panel, run_panels
 from ..widgets.views import PanelView
-from .waits import Piece, look_of, pieces
 from ..widgets.work import Job, Work
 
 # %% ../../../nbs/explore/cams/05_canvas.ipynb #9b04fd02

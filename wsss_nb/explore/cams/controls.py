@@ -11,9 +11,9 @@ from typing import Any
 
 from ipywidgets import BoundedIntText, Dropdown, FileUpload, FloatSlider, Widget
 
-from ..widgets.parts import Chips, button, field, row
-from ..source import ORDERS, Source
 from .state import ExplorerState
+from ..source import ORDERS, Source
+from ..widgets.parts import Chips, button, field, row
 
 # %% ../../../nbs/explore/cams/03_controls.ipynb #4430cbd6
 OWN = "each run's own"

@@ -22,16 +22,15 @@ from torch import Tensor
 from ...core import UserError, pick_device, read_json
 from ..images import MIB, YOURS, Cache
 from ..source import Source
+from ...features.clusters import cluster_view, star_positions
 from ...losses import fpr
 from ...losses.contrast import unit
 from ...losses.fbr import FBR
 from ...losses.fpr_prototypes import nearest
-from ...pipeline.masks import refined
 from ...models.cam import CamOutput
-from ...paper.figures.clusters import cluster_view, star_positions
-from ...paper.registry import CRF
+from ...pipeline.masks import refined
 from ...refine.background import BackgroundStep, power_of
-from ...refine.chain import BuiltChain, build_chain, chain_name, parse_chain
+from ...refine.chain import CRF, BuiltChain, build_chain, chain_name, parse_chain
 from ...refine.psa import PsaWalk
 from ...refine.state import Context, Seed, StepConfig
 

@@ -19,6 +19,11 @@ from numpy import ndarray
 from traitlets import Bool, Enum, Float, HasTraits, Int, TraitError, Tuple, Unicode, observe, validate
 
 from ...core import UserError
+from ...draw.grids import picture_grid
+from .overlays import refined_mask
+from .term_layers import layer_picture
+from ..images import YOURS
+from ..source import ORDERS, Source
 from wsss_nb.explore.widgets.compose import (
     cam_places,
     caption,
@@ -31,12 +36,7 @@ from wsss_nb.explore.widgets.compose import (
     region_places,
     seed_mask,
 )
-from ..images import YOURS
-from .overlays import refined_mask
-from ..source import ORDERS, Source
-from .term_layers import layer_picture
 from ...refine.chain import parse_chain
-from ...draw.grids import picture_grid
 
 # %% ../../../nbs/explore/cams/02_state.ipynb #9ed2ff30
 LAYERS = {

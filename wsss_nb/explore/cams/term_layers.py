@@ -14,11 +14,10 @@ from matplotlib.colors import to_rgb
 from numpy import ndarray
 from PIL import Image, ImageDraw
 
-from ..widgets.compose import font, grey, mix, mix_table, outlined, region_centres
+from ...draw.pixels import CLUSTER_COLOURS, NEGATIVE_COLOURS, resize
 from .overlays import fbr_maps, fpr_map
 from ..source import Source
-from ...paper.figures.fpr import COLOURS
-from ...draw.pixels import CLUSTER_COLOURS, resize
+from ..widgets.compose import font, grey, mix, mix_table, outlined, region_centres
 
 # %% ../../../nbs/explore/cams/01_term_layers.ipynb #286d4696
 def seamed(rgb: ndarray, index: ndarray) -> ndarray:  # uint8, [H, W, 3]; labels, [H, W]
@@ -107,7 +106,7 @@ def suppressed_picture(
             index, resize(np.where(m["suppressed"], place, 0).astype(np.uint8), size, nearest=True)
         )
         region |= resize(m["region"].astype(np.uint8), size, nearest=True)
-    colours = np.array([to_rgb(k) for k in ("k", *COLOURS[:3], "w")]) * 255
+    colours = np.array([to_rgb(k) for k in ("k", *NEGATIVE_COLOURS[:3], "w")]) * 255
     rgb = seamed(
         outlined(
             mix(grey(image), index, mix_table(colours, np.array([0, *[opacity] * 4]))), region, dashed=True

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from .overlays import pixel_facts, refined_mask
-from ..source import Source
 from .state import CHOICES, LAYERS, ExplorerState, run_panels
+from ..source import Source
 
 # %% ../../../nbs/explore/cams/04_waits.ipynb #ad1c319f
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'GREY', 'COLOURINGS', 'verdicts', 'evaluated_scores', 'judged', 'Points', 'map_points', 'Legend', 'groups',
-           'counts', 'counts_html', 'nearest_point', 'twins', 'describe', 'mark', 'Tile', 'sheet', 'tile_at',
-           'selection_sheet']
+           'counts', 'counts_html', 'nearest_point', 'twins', 'describe', 'selection_sheet']
 
 # %% ../../../nbs/explore/map/00_points.ipynb #e6fe123c
 import html
@@ -16,15 +15,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageFont
 
 from ...cams import cam_path, load_cam
 from ...core import UserError
 from ...data.base import WsssData
-from ...features.embed import CLASS_COLOURS, METHODS, embed, ground_scores
+from ...draw.clouds import CLASS_COLOURS
 from ..scatter import MARKERS
+from ..widgets.sheets import Tile, sheet
+from ...features.embed import METHODS, embed, ground_scores
+from ...features.of_runs import feature_cache, run_features
 from ...features.sample import PixelFeatures, Sampling
-from ...paper.figures.spaces import feature_cache, run_features
 from ...refine.chain import run_threshold
 from ...run.store import Run
 
@@ -255,73 +255,6 @@ def describe(row: pd.Series, threshold: float) -> str:
     return f"{row.image} · row {row.y}, column {row.x} · {where} · {seed}" + f" · {row.verdict}" * bool(
         row.verdict
     )
-
-# %% ../../../nbs/explore/map/00_points.ipynb #e5bc46a0
-def mark(
-    rgb: ndarray,
-    places: Sequence[tuple[float, float]],
-    crosses: Sequence[bool] = (),
-    radius: float | None = None,
-) -> ndarray:
-    "Ring (or cross) at each (row, column): white on black, which shows on any ground."
-    picture = Image.fromarray(rgb)
-    draw, r = ImageDraw.Draw(picture), radius or max(3.0, min(rgb.shape[:2]) / 40)
-    for i, (y, x) in enumerate(places):
-        for width, colour in ((r, "black"), (r / 2, "white")):
-            w = max(1, round(width))
-            if len(crosses) and crosses[i]:
-                draw.line([x - r, y - r, x + r, y + r], colour, w)
-                draw.line([x - r, y + r, x + r, y - r], colour, w)
-            else:
-                draw.ellipse([x - r, y - r, x + r, y + r], outline=colour, width=w)
-    return np.asarray(picture)
-
-
-class Tile(NamedTuple):
-    "An image on a sheet."
-
-    image: str
-    top: int
-    left: int
-    scale: float  # sheet pixels of an image pixel
-    size: tuple[int, int]  # on the sheet
-
-
-def sheet(
-    images: Mapping[str, ndarray],  # id -> uint8 [H, W, 3]
-    places: Mapping[str, Sequence[tuple[int, int]]],  # id -> (row, column) of the points
-    crosses: Mapping[str, Sequence[bool]] | None = None,  # id -> which get a cross
-    captions: Mapping[str, str] | None = None,
-    columns: int = 6,
-    side: int = 150,  # pixels of a tile
-) -> tuple[ndarray, list[Tile]]:  # uint8 [H, W, 3], where each image lies
-    "Images in rows, with their points marked and a caption below each."
-    text = 18
-    rows, columns = -(-len(images) // columns), min(columns, len(images))
-    paper = np.full((max(rows, 1) * (side + text), max(columns, 1) * (side + 6), 3), 255, np.uint8)
-    tiles, font = [], ImageFont.load_default(12)
-    for i, (id, rgb) in enumerate(images.items()):
-        top, left = i // columns * (side + text), i % columns * (side + 6)
-        k = side / max(rgb.shape[:2])
-        size = (max(1, round(rgb.shape[0] * k)), max(1, round(rgb.shape[1] * k)))
-        small = np.asarray(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=2))
-        at = [((y + 0.5) * k, (x + 0.5) * k) for y, x in places[id]]
-        paper[top : top + size[0], left : left + size[1]] = mark(small, at, (crosses or {}).get(id, ()), 4)
-        tiles.append(Tile(id, top, left, k, size))
-    picture = Image.fromarray(paper)
-    for t in tiles:
-        ImageDraw.Draw(picture).text(
-            (t.left + 1, t.top + t.size[0] + 2), (captions or {}).get(t.image, ""), "black", font
-        )
-    return np.asarray(picture), tiles
-
-
-def tile_at(tiles: Sequence[Tile], y: float, x: float) -> tuple[str, int, int] | None:
-    "The image and its pixel (row, column) at a place of the sheet."
-    for t in tiles:
-        if 0 <= y - t.top < t.size[0] and 0 <= x - t.left < t.size[1]:
-            return t.image, int((y - t.top) / t.scale), int((x - t.left) / t.scale)
-    return None
 
 # %% ../../../nbs/explore/map/00_points.ipynb #7db691a1
 def selection_sheet(

@@ -14,11 +14,12 @@ from numpy import ndarray
 from torch.nn import Conv2d
 from traitlets import Bool, Enum, HasTraits, Int, TraitError, Tuple, Unicode, observe, validate
 
-from ...features.embed import METHODS
-from ..widgets.compose import heat, outlined, painted, seed_mask
-from .points import COLOURINGS, Points, map_points, mark
+from .points import COLOURINGS, Points, map_points
 from ..source import Source
-from ...paper.figures.spaces import frequent, sampling_of
+from ..widgets.compose import heat, outlined, painted, seed_mask
+from ..widgets.sheets import mark
+from ...features.embed import METHODS
+from ...features.of_runs import frequent, sampling_of
 
 # %% ../../../nbs/explore/map/01_state.ipynb #04819fd0
 LAYERS = ("image", "CAM", "seed mask")  # below the marks in the image

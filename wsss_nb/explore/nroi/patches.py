@@ -24,14 +24,14 @@ from safetensors.numpy import save_file
 
 from ...core import UserError, atomic_path, derive_seed, evaluating
 from ...data.base import WsssData
+from ...draw.pixels import CLUSTER_COLOURS, blend, cluster_picture, resize
 from ..widgets.compose import outlined
-from ..map.points import sheet
+from ..widgets.sheets import sheet
+from ...features.clusters import cluster_view, eval_batch, star_positions
 from ...features.sample import centres
 from ...losses.fbr import FBR, look
 from ...losses.nroi import Bank
 from ...models.cam import CamModel
-from ...paper.figures.clusters import cluster_view, eval_batch, star_positions
-from ...draw.pixels import CLUSTER_COLOURS, blend, cluster_picture, resize
 from ...run.store import Run
 
 # %% ../../../nbs/explore/nroi/00_patches.ipynb #c082799c

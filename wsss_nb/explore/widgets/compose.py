@@ -21,8 +21,8 @@ from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
-from ...metrics.confusion import IGNORE, predict_mask
 from ...draw.pixels import draw_contour, voc_palette
+from ...metrics.confusion import IGNORE, predict_mask
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #9133b841
 def mix_table(

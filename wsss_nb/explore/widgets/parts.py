@@ -20,8 +20,8 @@ from traitlets import HasTraits, TraitError
 
 import wsss_nb
 from ...core import UserError
-from .work import Job
 from ...draw.pixels import voc_palette
+from .work import Job
 
 log = logging.getLogger(__name__)
 

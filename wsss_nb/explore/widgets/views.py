@@ -12,10 +12,10 @@ import numpy as np
 from ipywidgets import HTML, VBox
 from numpy import ndarray
 
+from ..picture import Picture
 from .captions import title_html
 from .compose import GAP, encode, strip, strip_index
 from .parts import button, row
-from ..picture import Picture
 
 # %% ../../../nbs/explore/widgets/05_views.ipynb #ffaf2952
 class PanelView(VBox):

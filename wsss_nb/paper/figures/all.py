@@ -17,18 +17,18 @@ from matplotlib.figure import Figure
 
 import wsss_nb
 from ...core import UserError
+from ...draw.grids import save_figure
 from .boundary import draw_bands
 from .cams import draw_contexts, draw_failures, draw_grid, draw_teaser
 from .clusters import draw_clusters
 from .cooccurrence import LEAK_ROWS, SWEEP_ROWS, draw_leak, draw_sweep
 from .fpr import FPR_FIGURES
-from ..tables.measure import Measurement
-from ..registry import FigureSpec, Row, Table, lookup, register, runnable
 from .spaces import FB_ROWS, SPACES
 from .ssc import SSC_FIGURES
+from ..registry import FigureSpec, Row, Table, lookup, register, runnable
+from ..tables.measure import Measurement
 from ..tables.table import to_refine, to_run
 from ...run.store import RunStore
-from ...draw.grids import save_figure
 
 # %% ../../../nbs/paper/figures/08_all.ipynb #00610aa0
 PAIR = (Row("baseline", "{base}"), Row("+ FBR", "{base}+fbr"))

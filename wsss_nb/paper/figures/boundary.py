@@ -12,16 +12,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from ...metrics.boundary import WIDTHS
 from ...cams import chosen_ids
-from ...draw.charts import SPREAD, column_mean, draw_lines
-from ...pipeline.compare import about
 from ...core import UserError
 from ...data.base import WsssData
-from ...pipeline.judge import refined_loader, refined_names, score_masks, seed_loader
-from .cams import first_runs
-from ...run.store import Run
+from ...draw.charts import SPREAD, column_mean, draw_lines
 from ...draw.grids import RUN_COLOURS, empty_grid, styled
+from ...metrics.boundary import WIDTHS
+from .cams import first_runs
+from ...pipeline.compare import about
+from ...pipeline.judge import score_masks
+from ...pipeline.load import refined_loader, refined_names, seed_loader
+from ...run.store import Run
 
 # %% ../../../nbs/paper/figures/05_boundary.ipynb #a116c67b
 def band_curves(

@@ -12,14 +12,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from ...draw.charts import SPREAD, draw_lines, leak_plot
-from ...pipeline.compare import about
 from ...core import UserError
 from ...data.base import WsssData
 from ...data.cooccur import parse
-from ..registry import Row
-from ...run.store import Run
+from ...draw.charts import SPREAD, draw_lines, leak_plot
 from ...draw.grids import empty_grid, styled
+from ..registry import Row
+from ...pipeline.compare import about
+from ...run.store import Run
 
 # %% ../../../nbs/paper/figures/02_cooccurrence.ipynb #00100131
 P = (0.5, 0.7, 0.9, 1.0)

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ...pipeline.masks import refined
-from ..tables.measure import Measurement, refinement, spread
 from ...draw.grids import MARKERS, RUN_COLOURS, empty_grid, styled
+from ..tables.measure import Measurement, refinement, spread
+from ...pipeline.masks import refined
 
 # %% ../../../nbs/paper/figures/03_refinement.ipynb #dc2cc1ba
 def where_timed(m: Measurement) -> str:

@@ -16,17 +16,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...cams import chosen_ids
-from ...draw.charts import SPREAD, draw_lines
-from ...pipeline.compare import about
 from ...core import UserError
 from ...data.base import WsssData
-from ...pipeline.experiment import load_model, load_terms, one_per_class
+from ...draw.charts import SPREAD, draw_lines
+from ...draw.grids import empty_grid, picture_grid, styled
+from ...draw.pixels import as_rgb
 from .cams import draw_failures, draw_grid, first_runs, run_note
 from ..registry import FigureSpec, Row
 from ..tables.ssc import DRS, NO_ASM, ssc
-from ...draw.pixels import as_rgb
+from ...pipeline.compare import about
+from ...pipeline.load import load_model, load_terms
+from ...pipeline.show import one_per_class
 from ...run.store import Run
-from ...draw.grids import empty_grid, picture_grid, styled
 
 # %% ../../../nbs/paper/figures/06_ssc.ipynb #8dd793f3
 @torch.no_grad()

@@ -10,7 +10,8 @@ __all__ = ['PSA', 'IRN', 'CHAINS', 'SEED_CRF', 'SEED_CRF_MASK', 'T2', 'R38', 'R1
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #2e469e80
 from dataclasses import replace
 
-from ..registry import CRF, FigureSpec, Row, Table, register
+from ..registry import FigureSpec, Row, Table, register
+from ...refine.chain import CRF
 
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #6b693a92
 def seeds(

@@ -6,7 +6,8 @@
 __all__ = ['T1', 'T4', 'T5', 'pair', 'quality', 'classes']
 
 # %% ../../../nbs/paper/tables/03_fpr.ipynb #f4d45299
-from ..registry import CRF, Row, Table, register
+from ..registry import Row, Table, register
+from ...refine.chain import CRF
 
 # %% ../../../nbs/paper/tables/03_fpr.ipynb #8ba72a3c
 def pair(

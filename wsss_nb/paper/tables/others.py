@@ -6,7 +6,8 @@
 __all__ = ['CHAINS', 'COMPARE', 'PLUGINS', 'BASELINES', 'GRID', 'COMING', 'coming']
 
 # %% ../../../nbs/paper/tables/01_others.ipynb #58f9c090
-from ..registry import CRF, FigureSpec, Row, Table, register
+from ..registry import FigureSpec, Row, Table, register
+from ...refine.chain import CRF
 
 # %% ../../../nbs/paper/tables/01_others.ipynb #f476b81e
 CHAINS = {

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...ablate.plan import expected_seconds
 from ...core import atomic_path, read_json
+from ..registry import Row, Table, is_factor
 from .formats import Cell, Sheet, marks, to_html, to_latex, to_markdown, to_text
 from wsss_nb.paper.tables.measure import (
     LOWER,
@@ -25,7 +26,6 @@ from wsss_nb.paper.tables.measure import (
     refinement,
     spread,
 )
-from ..registry import Row, Table, is_factor
 
 # %% ../../../nbs/paper/tables/06_table.ipynb #0741959f
 def label(m: Measurement, row: Row) -> str:

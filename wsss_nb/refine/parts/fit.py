@@ -20,11 +20,12 @@ from tqdm.auto import tqdm
 from ...core import UserError, atomic_path, derive_seed
 from ...data.base import collate
 from ...models.backbones import Backbone
-from ...train.objective import make_optimizer, set_rate
-from ...run.recipe import Count, Length, NonNegative, Optim, Positive, Share
 from ..state import Context
+from ...run.recipe import Count, Length, NonNegative, Optim, Positive, Share
 from ...run.store import Run
-from ...train.loop import BatchStream, Log, catch_interrupt, load_checkpoint, save_checkpoint
+from ...train.batches import BatchStream
+from ...train.checkpoint import Log, catch_interrupt, load_checkpoint, save_checkpoint
+from ...train.objective import make_optimizer, set_rate
 
 # %% ../../../nbs/refine/parts/04_fit.ipynb #4d779bae
 class FitSchedule(Length):

@@ -23,8 +23,8 @@ from ...core import UserError, atomic_path
 from ...data.base import IGNORE, WsssData
 from ...data.files import read_map, write_map
 from ..chain import default_threads, load_seed, over_images
-from ..state import Context, Seed
 from .walk import neighbours
+from ..state import Context, Seed
 
 # %% ../../../nbs/refine/parts/05_irn_labels.ipynb #0fa7e8b9
 def ir_labels(
