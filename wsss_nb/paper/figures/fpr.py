@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy import ndarray
 from torch import Tensor
-from .fpr_sensitivity import K_ROWS, WEIGHT_ROWS, draw_sensitivity
 
 from ...cams import cam_path, chosen_ids, load_cam
 from ...core import UserError, pick_device
@@ -34,6 +33,7 @@ from ...losses.fpr_prototypes import class_regions, load_pools
 from ...metrics.curves import FalsePositives
 from ...models.cam import CamModel, normalised_cam
 from .cams import draw_grid, first_runs
+from .fpr_sensitivity import K_ROWS, WEIGHT_ROWS, draw_sensitivity
 from .spaces import faultiest
 from ..registry import FigureSpec, Row
 from ...pipeline.compare import about
