@@ -36,6 +36,9 @@ from ..run.recipe import Count, NonNegative, Positive, Share, TermConfig
 class FBRConfig(TermConfig, kind="fbr"):
     "Fine-grained background representation (FBR, Sec. III-B); a weight of 0 leaves its part out."
 
+    presets = dict.fromkeys(
+        ("small", "quick", "demo"), dict(values=dict(lambda_seg=0.1, bg_score=0.5, beta=0.75, bank=2_000))
+    ) | dict(smoke=dict(values=dict(bank=200)))
     lambda_bg: NonNegative = 0.10  # fore-to-background contrast, Eq. 10
     lambda_fg: NonNegative = 0.01  # intra-foreground contrast, Eq. 10
     lambda_seg: NonNegative = 1.0  # auxiliary background segmentation, Eq. 6

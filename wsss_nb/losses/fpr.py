@@ -34,6 +34,10 @@ class FPRConfig(TermConfig, kind="fpr"):
     "False positive rectification (FPR, Sec. 3.2); a weight of 0 leaves its part out."
 
     fine_tunes: ClassVar[bool] = True  # of a trained classifier (Sec. 3.2.1)
+    presets = {
+        preset: dict(values=dict(temperature=None), optim=dict(lr=0.005), training=dict(steps=steps))
+        for preset, steps in (("small", 300), ("quick", 120), ("demo", 100))
+    } | dict(smoke=dict(values=dict(temperature=None, prototypes=3)))
     lambda_rc: NonNegative = 0.12  # region-level contrast, Eq. 9
     lambda_pr: NonNegative = 1.5e-4  # pixel-level rectification, Eq. 9
     prototypes: Count = 10  # K, of each kind and class

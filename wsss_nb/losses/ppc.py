@@ -23,6 +23,10 @@ from ..run.recipe import Count, NonNegative, Positive, Share, TermConfig
 class PPCConfig(TermConfig, kind="ppc"):
     "Pixel-to-prototype contrast (PPC, Sec. 3); a weight of 0 leaves its part out."
 
+    presets = {
+        preset: dict(values=dict(bg_score=0.5, view=view))
+        for preset, view in (("small", 128), ("quick", 96), ("demo", 96))
+    } | dict(smoke=dict(values=dict(view=64)))
     lambda_cp: NonNegative = 0.1  # cross-prototype: a view's pixels, the other view's prototypes
     lambda_cc: NonNegative = 0.1  # cross-CAM: a view's pixels, the other view's seed
     lambda_intra: NonNegative = 0.1  # within each view

@@ -43,6 +43,10 @@ class SSCConfig(TermConfig, kind="ssc"):
     loss_weights: str = "auto"  # 'auto', 'random' or a file
 
     paper = dict(training=dict(epochs=10, batch_size=6))
+    presets = dict.fromkeys(
+        ("small", "quick", "demo"),
+        dict(values=dict(loss_network="tf_efficientnet_lite0", width=64, erode=3, lambda_a=0.1)),
+    ) | dict(smoke=dict(values=dict(loss_network="resnet_small", loss_weights="random", width=16, erode=2)))
 
     def inputs(self) -> tuple[str, ...]:
         return ("superpixels",) if self.lambda_a > 0 else ()

@@ -117,6 +117,10 @@ class AdvCamModel(CamModel):
 class AdvCamConfig(CamConfig, kind="advcam"):
     "AdvCAM: the plain CAM climbed at inference; its training is the plain CAM's."
 
+    presets = {
+        preset: dict(values=dict(steps=steps))
+        for preset, steps in (("small", 8), ("quick", 3), ("demo", 5), ("smoke", 2))
+    }
     steps: Annotated[int, Field(ge=0)] = 27  # T; 0: the plain CAM
     rate: Positive = (
         0.08  # largest change of a pixel in a step, in standard deviations of the normalised image

@@ -173,6 +173,7 @@ class SeamConfig(CamConfig, kind="seam"):
         optim=dict(lr=0.01, weight_decay=5e-4),
         training=dict(epochs=8, batch_size=8),
     )
+    presets = dict.fromkeys(("small", "quick", "demo", "smoke"), dict(values=dict(scale=0.5)))
     scale: Annotated[float, Field(gt=0, le=1)] = 0.3  # of the second view
 
     def network(self, trunk: Backbone, num_classes: int) -> SeamModel:
