@@ -18,7 +18,7 @@ from ..core import UserError, evaluating
 from .fbr import seen_classes
 from .reconstruct import Decoder, loss_network, reconstruction_loss
 from .regions import pool_regions, spread_regions
-from .term import Term, no_loss
+from .term import Term, TrainingLoop, no_loss
 from ..models.cam import CamModel, CamOutput
 from ..models.drs import add_drs
 from ..run.recipe import Count, NonNegative, Optim, Positive, Share, TermConfig
@@ -138,8 +138,6 @@ def probe(model: CamModel, side: int = 64) -> CamOutput:
 class SSC(Term):
     "Spatial structure constraints as a term for any CAM model (SSC Sec. III)."
 
-    kind = "ssc"
-
     def __init__(self, cfg: SSCConfig, seed: int = 0):
         super().__init__(seed)
         self.cfg = cfg
@@ -172,7 +170,7 @@ class SSC(Term):
         "Return the decoder's input: the raw class maps, or (`early`) the features of the stage at an eighth of the image."
         return output.cam if self.reads == "cam" else output.features[self.reads]
 
-    def before_training(self, loop) -> None:
+    def before_training(self, loop: TrainingLoop) -> None:
         "Build the loss network, so that missing weights are reported before the first step."
         if self.draws:
             self.network(loop.device)

@@ -30,7 +30,7 @@ class TermConfig(Plugin):
     family: ClassVar[str] = "losses"
     noun: ClassVar[str] = "term"
     registry: ClassVar[dict[str, type[Plugin]]] = {}
-    layers: ClassVar[tuple[str, ...]] = ()  # pictures that the term has for the explorer (`Term.layer`)
+    layers: ClassVar[dict[str, str]] = {}  # pictures for the explorer (`Term.layer`): name -> how to read it
     fine_tunes: ClassVar[bool] = False  # True: starts from the trained run without this term (`Recipe.start`)
     lr_mult: Annotated[float, Field(gt=0)] = 1.0  # learning-rate factor of the term's own parameters
 

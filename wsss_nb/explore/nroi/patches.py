@@ -27,9 +27,10 @@ from ...data.base import WsssData
 from ...draw.pixels import CLUSTER_COLOURS, blend, cluster_picture, resize
 from ..widgets.compose import outlined
 from ..widgets.sheets import sheet
-from ...features.clusters import cluster_view, eval_batch, star_positions
+from ...features.clusters import cluster_view, eval_batch
 from ...features.sample import centres
 from ...losses.fbr import FBR, look
+from ...losses.fbr_layers import star_positions
 from ...losses.nroi import Bank
 from ...models.cam import CamModel
 from ...run.store import Run

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from ...core import UserError, pick_device
 from ...data.base import WsssData
 from ...draw.grids import ClusterRow, cluster_grid
-from ...features.clusters import cluster_view, eval_batch, star_positions
+from ...features.clusters import cluster_view, eval_batch
 from ...losses.fbr import FBR
+from ...losses.fbr_layers import star_positions
 from ...models.cam import CamModel, normalised_cam
 from ...pipeline.load import load_model, load_terms
 from ...run.store import Run
