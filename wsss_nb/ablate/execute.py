@@ -91,7 +91,8 @@ class PrivateKernel(AsyncKernelManager):
         super().__init__(**kwargs)
         self.folder = tempfile.mkdtemp(prefix="wsss-")
         if os.name == "posix":
-            self.transport, self.ip = "ipc", f"{self.folder}/k"
+            self.transport = "ipc"
+            self.ip = f"{self.folder}/k"
 
     async def start_kernel(self, **kwargs):
         libraries = ("OMP", "MKL", "OPENBLAS", "NUMBA")

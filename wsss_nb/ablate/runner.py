@@ -241,7 +241,8 @@ def follow(
         while left or waiting:
             free, resources = places(client)
             n = max(0, free - len(waiting))
-            batch, left = left[:n], left[n:]
+            batch = left[:n]
+            left = left[n:]
             for key in batch:
                 name = f"run-{key}-{uuid.uuid4().hex}"
                 waiting[client.submit(work, given[key], key=name, pure=False, resources=resources)] = key

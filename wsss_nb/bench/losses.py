@@ -179,7 +179,8 @@ def whole_row() -> dict[str, Any]:
         bank.push(centroids.flatten(0, 1), valid.flatten())
         return torch.autograd.grad(pcl_grouped(q, proto, bank.sample(G, N), TAU).mean(), q)
 
-    a, b = peer()[0].norm(), ours()[0].norm()
+    a = peer()[0].norm()
+    b = ours()[0].norm()
     assert abs(a / b - 1) < 0.05
     return row(
         "FB contrast with NROIs",

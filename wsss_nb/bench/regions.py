@@ -217,7 +217,8 @@ def plain_merge(
         return sum(min(x * int(size[b]), y * int(size[a])) for x, y in zip(h[a].tolist(), h[b].tolist()))
 
     def likeness(a, b):
-        na, nb = int(size[a]), int(size[b])
+        na = int(size[a])
+        nb = int(size[b])
         tall = int(max(box[a, 2], box[b, 2]) - min(box[a, 0], box[b, 0]))
         wide = int(max(box[a, 3], box[b, 3]) - min(box[a, 1], box[b, 1]))
         return (

@@ -25,7 +25,8 @@ OFFLINE = {
         (128 / 255,) * 3,
     )
 }
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def offline_file(name: str) -> Path | None:

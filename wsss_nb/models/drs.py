@@ -30,7 +30,8 @@ class Suppression:
     "Forward hook that applies `suppress` to a module's output, with `training_only` in training mode only."
 
     def __init__(self, delta: float, training_only: bool = False):
-        self.delta, self.training_only = delta, training_only
+        self.delta = delta
+        self.training_only = training_only
 
     def __call__(self, module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         return output if self.training_only and not module.training else suppress(output, self.delta)

@@ -72,7 +72,8 @@ def attending(
     attn = block.attn
     B, N, _ = x.shape
     q, k, v = attn.qkv(block.norm1(x)).reshape(B, N, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-    q, k = attn.q_norm(q), attn.k_norm(k)
+    q = attn.q_norm(q)
+    k = attn.k_norm(k)
     weights = (q * attn.scale @ k.transpose(-2, -1)).softmax(-1)
     mixed = attn.proj(attn.norm((weights @ v).transpose(1, 2).reshape(B, N, -1)))
     x = x + block.drop_path1(block.ls1(mixed))

@@ -116,7 +116,8 @@ class SeamModel(CamModel):
 
     def loss(self, batch: dict) -> tuple[SeamOutput, Tensor, dict[str, Tensor]]:
         "Sum classification and min-pooling losses of both views, ER and ECR; the output's `views` holds the small view."
-        images, labels = batch["image"], batch["labels"]
+        images = batch["image"]
+        labels = batch["labels"]
         small = F.interpolate(
             images, scale_factor=self.scale, mode="bilinear", antialias=True, align_corners=False
         )
