@@ -203,10 +203,12 @@ def class_rows(data: WsssData, splits: Sequence[str], limit: int) -> list[list]:
     counts = [data.labels(s).sum(0).int().tolist() for s in tagged]
     share = torch.zeros(len(data.classes), 0)
     if tagged and "stuff" in data.has:
-        names, share = data.stuff_classes, cooccurrence(data, tagged[0], None if data.files else limit)
+        names = data.stuff_classes
+        share = cooccurrence(data, tagged[0], None if data.files else limit)
     elif tagged:
         y = data.labels(tagged[0])
-        names, share = data.classes, (y.T @ y / y.sum(0)[:, None]).fill_diagonal_(float("nan"))
+        names = data.classes
+        share = (y.T @ y / y.sum(0)[:, None]).fill_diagonal_(float("nan"))
     heads, cells = often_with(share, names) if tagged else ([], [[] for _ in data.classes])
     rows = [[c, *(n[k] for n in counts), *cells[k]] for k, c in enumerate(data.classes)]
     return [["class", *tagged, *heads], *rows]

@@ -241,8 +241,9 @@ class FolderData(FileData):
         for split, ids in self.splits.items():
             masked = [i for i in ids if i in self.maps["mask"]]
             if masked or split != "test":
-                for id in set(ids) - set(masked):
-                    faults.add(f"no {folder}/{id}.png, from which the tags of {id} would be derived", id)
+                for id in ids:
+                    if id not in self.maps["mask"]:
+                        faults.add(f"no {folder}/{id}.png, from which the tags of {id} would be derived", id)
             for id, wrong, seen in look_all(self, [i for i in masked if i not in faults.images], ["mask"]):
                 if wrong:
                     faults.add(wrong, id)

@@ -158,7 +158,8 @@ def _merge(size, box, touch, colour, texture, area, target):
 @numba.njit(nogil=True, cache=True)
 def _renumber(labels, into):
     "Renumber the merged regions 0..R-1 by their first pixel in reading order, in place."
-    number, count = np.full(into.size, -1, labels.dtype), 0
+    number = np.full(into.size, -1, labels.dtype)
+    count = 0
     for y in range(labels.shape[0]):
         for x in range(labels.shape[1]):
             r = into[labels[y, x]]
