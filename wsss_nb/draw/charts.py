@@ -208,9 +208,7 @@ def sweep_plot(
 # %% ../../nbs/draw/02_charts.ipynb #21bf3ee0
 @styled
 def score_plot(
-    tables: Mapping[
-        str, object
-    ],  # run -> `curves(sweep)` of metrics.curves, or a list of those, one per seed
+    tables: Mapping[str, object],  # run -> table of `metrics.curves.curves`, or a list of them, one per seed
     title: str = "",
 ) -> Figure:
     "Draw precision, recall and false discovery rate against the background threshold, and precision against recall."

@@ -85,8 +85,7 @@ def render(
     fig: Figure,
     kind: str = "png",  # png, jpeg, svg or pdf
     metadata: Mapping[str, str] | None = None,  # text stored in the file
-    colours: int
-    | None = None,  # PNG: size of its palette; SVG: photographs become JPEG. A third of the bytes
+    colours: int | None = None,  # PNG: palette size; SVG: photographs as JPEG; a third of the size
 ) -> bytes:
     "Render a figure to the bytes of a file; reproducible, as no date is stored."
     known = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}

@@ -195,9 +195,7 @@ def centres(
 # %% ../../nbs/features/00_sample.ipynb #49a59c2b
 def plan_sampling(
     data: WsssData, split: str, s: Sampling
-) -> tuple[
-    list[str], list[str], list[int], ndarray
-]:  # image ids; fields; classes [T]; `around` of `stratify`
+) -> tuple[list[str], list[str], list[int], ndarray]:  # ids; label fields; classes; `around`, [C, 1+S]
     "Choose the images to read, their label fields, the classes to sample, and the background of each class."
     known = [*data.fields(split)]
     if s.labels == "truth" and "mask" not in known:
@@ -227,8 +225,7 @@ def pixel_features(
     terms: Mapping[str, nn.Module] | None = None,  # needed for the head of a term
     batch_size: int = 8,
     workers: int = 0,
-    progress: Callable[[int, int], None]
-    | None = None,  # gets (images done, all), replaces the bar; may raise
+    progress: Callable[[int, int], None] | None = None,  # replaces the bar: (images done, all); may raise
 ) -> PixelFeatures:
     "Sample pixels of a split with features, positions and labels; memory is bounded by the quota, not by the split."
     s = sampling

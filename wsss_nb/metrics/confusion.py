@@ -72,10 +72,9 @@ class Confusion(Counts):
         matrix: ndarray | None = None,  # counts to start from; default zeros
     ):
         self.num_classes = num_classes
-        shape = (num_classes + 1, num_classes + 1)
-        self.matrix = (
-            np.zeros(shape, np.int64) if matrix is None else np.array(matrix, np.int64).reshape(shape)
-        )
+        n = num_classes + 1
+        start = np.zeros((n, n)) if matrix is None else matrix
+        self.matrix = np.array(start, np.int64).reshape(n, n)
 
     def update(self, truth, pred, id: str = "") -> "Confusion":
         "Count the pixels of one image, [H, W] labels each; its id is for error messages."
@@ -222,16 +221,14 @@ class Sweep(Counts):
         thresholds: Sequence[float] | None = None,  # default `default_thresholds()`
     ):
         self.num_classes = num_classes
-        self.thresholds = np.unique(
-            np.asarray(default_thresholds() if thresholds is None else thresholds, float)
-        )
+        thresholds = default_thresholds() if thresholds is None else thresholds
+        self.thresholds = np.unique(np.asarray(thresholds, float))
         if not self.thresholds.size:
             raise UserError("A sweep needs at least one threshold.")
         self._float32 = np.append(self.thresholds, np.inf).astype(np.float32)
         # [0, 1) in 4,096 cells: number of thresholds below each, where the search for a score of that cell starts
-        self._start = np.searchsorted(self._float32, np.arange(4096, dtype=np.float32) / 4096).astype(
-            np.int32
-        )
+        cells = np.arange(4096, dtype=np.float32) / 4096
+        self._start = np.searchsorted(self._float32, cells).astype(np.int32)
         self.counts = np.zeros((num_classes + 1, num_classes, self.thresholds.size + 1), np.int64)
 
     def update(
