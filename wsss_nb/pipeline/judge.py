@@ -24,11 +24,15 @@ from ..core import UserError, list_offenders
 from ..data.files import Faults, index, read_lines, read_map
 from ..metrics.boundary import BoundaryF, Trimap
 from ..metrics.confusion import IGNORE, Confusion
+from ..metrics.counts import Counts
 
 # %% ../../nbs/pipeline/00_judge.ipynb #834e82b5
 @dataclass
-class MaskScores:
-    "All counts of some images; mergeable. Numbers are shares in [0, 1]."
+class MaskScores(Counts):
+    "All counts of some images. Metrics are shares in [0, 1]."
+
+    added, agree = ("confusion", "trimap", "boundary", "images"), ("classes",)
+    disagreement = "Scores of different classes cannot be added."
 
     classes: list[str]  # without background
     confusion: Confusion
@@ -56,25 +60,6 @@ class MaskScores:
                 part.update(truth, pred, id)
         self.images += 1
         return self
-
-    def __add__(self, other: "MaskScores") -> "MaskScores":
-        if other == 0:
-            return self
-        if self.classes != other.classes:
-            raise UserError("Scores of different classes cannot be added.")
-
-        def both(a, b):
-            return None if a is None else a + b
-
-        return MaskScores(
-            self.classes,
-            self.confusion + other.confusion,
-            both(self.trimap, other.trimap),
-            both(self.boundary, other.boundary),
-            self.images + other.images,
-        )
-
-    __radd__ = __add__
 
     def summary(self) -> dict[str, float]:
         "mIoU, pixel accuracy, foreground means; trimap mIoU and mean boundary F by width."
