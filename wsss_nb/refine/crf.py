@@ -132,7 +132,7 @@ def _mean_field(
 
 # %% ../../nbs/refine/06_crf.ipynb #e595bfe2
 def _normalised(features: ndarray, compat: float) -> Lattice:
-    "Build a lattice whose splat, blur, slice gives the message: its weights include D^(-1/2) and the root of the Potts weight."
+    "Build a lattice whose splat, blur, slice gives the message: its weights include sqrt(alpha * compat / D)."
     lattice = Lattice(features)
     total = lattice.filter(np.ones((1, lattice.n), np.float32))[0]
     lattice.weights *= np.sqrt(np.float32(compat) * lattice.alpha / (total + np.float32(1e-20)))[:, None]

@@ -124,18 +124,15 @@ def train_irn(step: IrnStep, context: Context) -> tuple[Irn, dict[str, Any]]:  #
         net = Irn(run_trunk(context, step.trunk, "IRN"), step.width).to(context.device)
     if not (folder / "model.safetensors").exists():
         crf = CrfStep(preset="irn", unary="labels", gt_prob=0.7).build(context)
-        make = partial(ir_labels, refine=crf, foreground=step.foreground, background=step.background)
-        write_labels(
-            context, ids, folder / "labels", lambda seed: make(seed.with_cam(seed.cam**step.power, 0))
-        )
+
+        def make(seed: Seed) -> ndarray:
+            return ir_labels(seed.with_cam(seed.cam**step.power, 0), crf, step.foreground, step.background)
+
+        write_labels(context, ids, folder / "labels", make)
     edges = list(net.head.edges.parameters()) + list(net.head.edge.parameters())
     moves = [p for k in ("moves", "merges", "move") for p in getattr(net.head, k).parameters()]
-    crops = Crops(
-        context.data,
-        folder / "labels",
-        train_transform(recipe.augment.crop, recipe.augment.long_side),
-        STRIDE,
-    )
+    transform = train_transform(recipe.augment.crop, recipe.augment.long_side)
+    crops = Crops(context.data, folder / "labels", transform, STRIDE)
     loss = partial(irn_loss, stages=net.stages, radius=step.radius, pull=step.pull)
     groups = [(edges, 1.0), (moves, step.schedule.head_mult)]
     fit(net.head, ids, crops, loss, folder, step.schedule, step.seed, context.device, groups, desc="IRN")

@@ -126,22 +126,23 @@ def affinity_loss(
     "Return the cross entropy, background / 4 + foreground / 4 + different / 2 (PSA Eq. 4-7), and the mean of each part."
     alike = -torch.log(affinity + eps)
     different = -torch.log(1 + eps - affinity)
-    wanted = dict(
-        background=(alike, BACKGROUND), foreground=(alike, FOREGROUND), different=(different, DIFFERENT)
+
+    def mean(x: Tensor, kind: int) -> Tensor:
+        return (x * (kinds == kind)).sum() / ((kinds == kind).sum() + eps)
+
+    parts = dict(
+        background=mean(alike, BACKGROUND),
+        foreground=mean(alike, FOREGROUND),
+        different=mean(different, DIFFERENT),
     )
-    parts = {
-        k: (x * (kinds == kind)).sum() / ((kinds == kind).sum() + eps) for k, (x, kind) in wanted.items()
-    }
     return {"loss": parts["background"] / 4 + parts["foreground"] / 4 + parts["different"] / 2} | parts
 
 
 def psa_loss(net: nn.Module, batch: dict[str, Any], radius: int = 5, inner: bool = True) -> dict[str, Tensor]:
     "Return `affinity_loss` of a batch of images and their labels on the grid (`inner`: see `pair_mask`)."
     affinity = feature_affinity(net(batch["image"]).float(), radius, inner)
-    kinds = pair_kinds(batch["labels"], radius) * pair_mask(
-        *affinity.shape[-2:], radius, inner, affinity.device
-    )
-    return affinity_loss(affinity, kinds)
+    exist = pair_mask(*affinity.shape[-2:], radius, inner, affinity.device)
+    return affinity_loss(affinity, pair_kinds(batch["labels"], radius) * exist)
 
 # %% ../../nbs/refine/07_psa.ipynb #a0cd81d9
 _SHORT = dict(inner=False, calibrate=True, beta=16)  # shared by all trainings shorter than the paper's
@@ -225,36 +226,21 @@ def train_psa(step: PsaStep, context: Context) -> tuple[AffinityNet, dict[str, A
         context.about_to_learn("PSA")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(full.seed, "psa"))
-        net = AffinityNet(run_trunk(context, full.trunk, "PSA", output_stride=full.output_stride)).to(
-            context.device
-        )
+        backbone = run_trunk(context, full.trunk, "PSA", output_stride=full.output_stride)
+        net = AffinityNet(backbone).to(context.device)
     if not (folder / "model.safetensors").exists():
         crf = CrfStep(preset="psa").build(context)
 
-        def make(seed):
-            return psa_labels(
-                calibrated(seed, threshold) if full.calibrate else seed, crf, full.low, full.high
-            )
+        def make(seed: Seed) -> ndarray:
+            seed = calibrated(seed, threshold) if full.calibrate else seed
+            return psa_labels(seed, crf, full.low, full.high)
 
         write_labels(context, ids, folder / "labels", make, "PSA")
-    crops = Crops(
-        context.data,
-        folder / "labels",
-        train_transform(full.crop, full.long_side, jitter=full.jitter),
-        STRIDE,
-    )
-    fit(
-        net,
-        ids,
-        crops,
-        partial(psa_loss, radius=full.radius, inner=full.inner),
-        folder,
-        full.schedule,
-        full.seed,
-        context.device,
-        net.groups(full.schedule.head_mult),
-        desc="PSA",
-    )
+    transform = train_transform(full.crop, full.long_side, jitter=full.jitter)
+    crops = Crops(context.data, folder / "labels", transform, STRIDE)
+    loss = partial(psa_loss, radius=full.radius, inner=full.inner)
+    groups = net.groups(full.schedule.head_mult)
+    fit(net, ids, crops, loss, folder, full.schedule, full.seed, context.device, groups, desc="PSA")
     return net, full.model_dump(mode="json", exclude=WALK) | {"images": len(ids), "network": folder.name}
 
 # %% ../../nbs/refine/07_psa.ipynb #b0bfe175

@@ -97,7 +97,7 @@ class TorchKernel:
         self.lattices = [self._normalised(f, compat) for f, compat in parts]
 
     def _normalised(self, features: ndarray, compat: float) -> TorchLattice:
-        "Build a lattice whose weights include D^(-1/2), the slice's factor and the root of the Potts weight."
+        "Build a lattice whose `message` needs no further factor: its weights include sqrt(alpha * compat / D)."
         if not lattice_reach(features) < 2 ** (62 // len(features) - 1):
             raise UserError(
                 "The CRF's standard deviations are too small for its lattice.", "Use a larger sxy or srgb."

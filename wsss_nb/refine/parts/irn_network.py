@@ -9,18 +9,17 @@ __all__ = ['STRIDE', 'grid_size', 'squeeze', 'enlarge', 'IrnHead', 'Irn', 'pair_
 # %% ../../../nbs/refine/parts/06_irn_network.ipynb #cc24ddd1
 import math
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ...data.base import IGNORE
 from ...data.transforms import unflip
 from ...models.backbones import Backbone
 from .irn_labels import BACKGROUND, DIFFERENT, FOREGROUND, pair_kinds
-from .walk import half_disc, path_pixels, window
+from .walk import half_disc, path_pixels, recomputed, window
 
 # %% ../../../nbs/refine/parts/06_irn_network.ipynb #302f209f
 STRIDE = 4  # pixels per position of the grid
@@ -84,7 +83,7 @@ class IrnHead(nn.Module):
         displacement: Tensor,  # as returned, [B, 2, h, w]
         foreground: Tensor,  # bool [B, h, w]
     ) -> None:
-        "Move the mean towards that of this batch's foreground, by 1/n in the n-th batch, at least by 1/20."
+        "Move the mean towards that of this batch's foreground, by 1/n in the n-th batch with foreground, at least by 1/20."
         count = foreground.sum()
         self.seen += count > 0
         batch = (displacement * foreground[:, None]).sum((0, 2, 3)) / count.clamp(min=1)
@@ -209,10 +208,10 @@ def displacement_losses(
         apart, alike = (difference - place).abs().mean(1), difference.abs().mean(1)
         return torch.stack([(apart * (kinds == FOREGROUND)).sum(), (alike * (kinds == BACKGROUND)).sum()])
 
-    recomputed = partial(
-        checkpoint, sums, displacement, padded, use_reentrant=False, preserve_rng_state=False
+    total = sum(
+        recomputed(sums, displacement, padded, kinds[:, k], o, places[k])
+        for k, o in enumerate(half_disc(radius))
     )
-    total = sum(recomputed(kinds[:, k], o, places[k]) for k, o in enumerate(half_disc(radius)))
     counts = torch.stack([(kinds == FOREGROUND).sum(), (kinds == BACKGROUND).sum()])
     foreground, background = total / counts.clamp(min=1)
     return foreground, background
