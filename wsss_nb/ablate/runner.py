@@ -36,7 +36,7 @@ from wsss_nb.ablate.execute import (
     work,
 )
 from .plan import Job, Planned, missing, plan
-from ..core import UserError, atomic_path
+from ..core import UserError, atomic_path, cores
 from ..run.store import Run, RunStore
 
 # %% ../../nbs/ablate/02_runner.ipynb #299ed647
@@ -61,11 +61,7 @@ def worker_options(workers: int, device: str = "auto") -> list[dict[str, Any]]:
 
 def threads_each(workers: int) -> int:
     "Return the number of threads for each of several runs on this machine."
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count()
-    return max(1, cores // workers)
+    return max(1, cores() // workers)
 
 # %% ../../nbs/ablate/02_runner.ipynb #7ede9fc4
 @contextmanager

@@ -19,7 +19,7 @@ from numpy import ndarray
 from pydantic import Field
 from tqdm.auto import tqdm
 
-from ..core import UserError
+from ..core import UserError, cores
 from .parts.crf_torch import TorchKernel
 from wsss_nb.refine.parts.lattice import (
     BLOCK,
@@ -30,7 +30,7 @@ from wsss_nb.refine.parts.lattice import (
     spatial_features,
     splat,
 )
-from .parts.pool import cores, image_pool
+from .parts.pool import image_pool
 from .parts.unary import CrfPreset, crf_preset, unary_from_labels, unary_from_scores
 from .state import Context, Seed, StepConfig
 from ..run.recipe import Count, NonNegative, Positive, Share

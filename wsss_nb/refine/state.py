@@ -128,6 +128,7 @@ class StepConfig(Plugin):
     "Settings of a refinement step; `build(context)` returns a function from `Seed` to `Seed`."
 
     family: ClassVar[str] = "refine"
+    noun: ClassVar[str] = "step"
     registry: ClassVar[dict[str, type[Plugin]]] = {}
 
     def build(self, context: Context) -> Callable[[Seed], Seed]:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['memories', 'QUICK', 'LEARNED', 'Seen', 'Memory', 'memory', 'forget', 'present', 'see', 'inspected', 'layer_kind',
-           'term_layer', 'refinements', 'at_threshold', 'built_chain', 'refined_mask', 'pixel_facts', 'truth_names']
+           'layer_legend', 'term_layer', 'refinements', 'at_threshold', 'built_chain', 'refined_mask', 'pixel_facts',
+           'truth_names']
 
 # %% ../../../nbs/explore/cams/00_overlays.ipynb #0769ebf4
 import threading
@@ -98,6 +99,14 @@ def inspected(source: Source, label: str, split: str, id: str, shown: Sequence[i
 def layer_kind(source: Source, label: str, layer: str) -> str | None:
     "Return the kind of the run's term that has a layer; None where none has it."
     return next((kind for kind, cfg in source.recipes[label].terms.items() if layer in cfg.layers), None)
+
+
+def layer_legend(source: Source, labels: Sequence[str], layer: str) -> str:
+    "Return how to read a term's layer, of the first run that has it; '' where none has."
+    for label in labels:
+        if kind := layer_kind(source, label, layer):
+            return source.recipes[label].terms[kind].layers[layer]
+    return ""
 
 
 def term_layer(

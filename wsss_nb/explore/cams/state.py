@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray
-from traitlets import Bool, Enum, Float, HasTraits, Int, TraitError, Tuple, Unicode, observe, validate
+from traitlets import Bool, Enum, Float, Int, TraitError, Tuple, Unicode, observe, validate
 
 from ...core import UserError
 from ...draw.grids import picture_grid
 from .overlays import layer_kind, refined_mask
 from .term_layers import layer_picture
+from ..choices import Choices
 from ..images import YOURS
 from ..source import ORDERS, Source
 from wsss_nb.explore.widgets.compose import (
@@ -41,9 +42,23 @@ from ...refine.chain import parse_chain
 # %% ../../../nbs/explore/cams/02_state.ipynb #9ed2ff30
 LAYERS = ("CAM", "seed mask", "image only")  # of every run; terms have their own
 MOST_RUNS = 4
+CHOICES = (
+    "runs",
+    "split",
+    "having",
+    "order",
+    "image",
+    "classes",
+    "threshold",
+    "opacity",
+    "contour",
+    "layer",
+    "refine",
+    "pixel",
+)
 
 
-class ExplorerState(HasTraits):
+class ExplorerState(Choices):
     "What the explorer shows. Views read and change it; nothing else holds state. A wrong value is a `TraitError` that says why."
 
     runs = Tuple(help="labels of 1 to 4 runs")
@@ -59,20 +74,23 @@ class ExplorerState(HasTraits):
     refine = Unicode(help="'' or a refinement chain, for instance crf?preset=irn")
     pixel = Tuple(Int(), Int(), default_value=None, allow_none=True, help="(y, x) of the pixel asked about")
     revision = Int(0, help="grows once after every change, when all is in line: watch this to draw")
+    names = CHOICES
+    most_runs = MOST_RUNS
+    wrong_number = f"Choose 1 to {MOST_RUNS} different runs."
     _depth = 0
 
     def __init__(self, source: Source, **choices: Any):  # choices: traits to begin with
-        super().__init__()
-        self.source = source
-        if unknown := set(choices) - set(CHOICES):
-            raise TraitError(f"There is no choice {min(unknown)!r}; there are: {', '.join(CHOICES)}.")
+        super().__init__(source)
         split = next(iter(source.recipes.values())).splits.seeds
         first = dict(
-            runs=tuple(source.runs)[:MOST_RUNS], split=split if split in source.splits else source.splits[0]
+            runs=tuple(source.runs)[:MOST_RUNS],
+            split=split if split in source.splits else source.splits[0],
         )
-        for name in CHOICES:  # in their order, since later ones depend on earlier ones
-            if name in choices or name in first:
-                setattr(self, name, (first | choices)[name])
+        self.choose(first | choices)
+
+    def splits(self) -> list[str]:
+        "List the splits that can be chosen, the user's own images included."
+        return self.source.splits
 
     def notify_change(self, change) -> None:
         "Notify the observers, which may change more; raise `revision` once, after the outermost change."
@@ -113,39 +131,6 @@ class ExplorerState(HasTraits):
         logits = self.source.cams(self.runs[0], self.split, self.image).logits
         best = np.argsort(-logits, kind="stable")[:4]
         return tuple(sorted(int(c) for k, c in enumerate(best) if k == 0 or logits[c] > 0))
-
-    @validate("runs")
-    def _runs(self, proposal):
-        labels = proposal["value"]
-        if unknown := [k for k in labels if k not in self.source.runs]:
-            raise TraitError(f"There is no run {unknown[0]!r}; there are: {'; '.join(self.source.runs)}.")
-        if not 1 <= len(labels) <= MOST_RUNS or len(set(labels)) < len(labels):
-            raise TraitError(f"Choose 1 to {MOST_RUNS} different runs.")
-        return labels
-
-    @validate("split")
-    def _split(self, proposal):
-        if proposal["value"] not in self.source.splits:
-            raise TraitError(
-                f"There is no split {proposal['value']!r}; there are: {', '.join(self.source.splits)}."
-            )
-        return proposal["value"]
-
-    @validate("having")
-    def _having(self, proposal):
-        try:
-            found = self.source.ids(self.split, proposal["value"])
-        except UserError as e:
-            raise TraitError(str(e)) from None
-        if not found:
-            raise TraitError(f"No image of {self.split} has {proposal['value']}.")
-        return proposal["value"]
-
-    @validate("image")
-    def _image(self, proposal):
-        if proposal["value"] not in self.source.ids(self.split):
-            raise TraitError(f"There is no image {proposal['value']!r} in split {self.split!r}.")
-        return proposal["value"]
 
     @validate("classes")
     def _classes(self, proposal):
@@ -211,22 +196,6 @@ class ExplorerState(HasTraits):
     def _after_image(self, change):
         self.pixel = None
         self.classes = self.classes_at_first()
-
-
-CHOICES = (
-    "runs",
-    "split",
-    "having",
-    "order",
-    "image",
-    "classes",
-    "threshold",
-    "opacity",
-    "contour",
-    "layer",
-    "refine",
-    "pixel",
-)
 
 # %% ../../../nbs/explore/cams/02_state.ipynb #6ce87c76
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ...core import UserError, atomic_path, derive_seed, evaluating
+from ...core import UserError, atomic_path, derive_seed, evaluating, evenly
 from ...data.base import WsssData
 from ...draw.pixels import CLUSTER_COLOURS, blend, cluster_picture, resize
 from ..widgets.compose import outlined
@@ -109,7 +109,7 @@ def background_patches(
             f"No image of split {split!r} of {data.name} has tags.", "FBR needs them for its seeds."
         )
     n = min(images, len(ids))
-    ids = [ids[i * len(ids) // n] for i in range(n)]
+    ids = evenly(ids, n)
     vectors, places = [], []
     for k, id in enumerate(ids):
         z, at = background_features(model, fbr, data, split, id, device)
