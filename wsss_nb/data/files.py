@@ -219,15 +219,8 @@ class FileData(WsssData):
             return ""
 
         ids = list(dict.fromkeys(ids))
+        bar = dict(total=len(ids), desc=f"opening {self.name}", unit="image", delay=2, leave=False)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = tqdm(
-                pool.map(one, ids),
-                total=len(ids),
-                desc=f"opening {self.name}",
-                unit="image",
-                delay=2,
-                leave=False,
-            )
-            for wrong, id in zip(found, ids):
+            for wrong, id in zip(tqdm(pool.map(one, ids), **bar), ids):
                 if wrong:
                     faults.add(wrong, id)

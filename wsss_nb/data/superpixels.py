@@ -59,9 +59,8 @@ def bins(image: ndarray) -> tuple[ndarray, ndarray]:  # uint8 [H, W, 3] -> uint8
     def cells(x, n):
         return (x * n).clip(0, n - 1).astype(np.uint8)
 
-    return cells(lab, COLOURS), cells(
-        (along + 1.1) / 2, RESPONSES
-    )  # a zero derivative is the middle of a bin
+    # A zero derivative lies in the middle of a bin.
+    return cells(lab, COLOURS), cells((along + 1.1) / 2, RESPONSES)
 
 # %% ../../nbs/data/10_superpixels.ipynb #886ea856
 @numba.njit(nogil=True, cache=True)
