@@ -142,7 +142,7 @@ def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
         assert runner.poll() is None, runner.stdout.read()
     os.killpg(runner.pid, signal.SIGINT)
     output, _ = runner.communicate(timeout=60)
-    assert runner.returncode != 0 and "The same command goes on" in output
+    assert runner.returncode != 0 and "Run the same command again to resume" in output
     run = next(iter(RunStore(tmp_path / "runs")))
     reached = len(run.log())
     assert (run.path / "checkpoint.safetensors").exists() and not run.done and reached < 150

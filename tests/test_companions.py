@@ -176,7 +176,7 @@ def test_your_data_takes_photographs_as_they_are(tmp_path):
     table.write_text("\n".join([*rows, "lost.jpg,boat,me", "more/1.png,boat,me"]))
     with pytest.raises(
         papermill.PapermillExecutionError,
-        match="line 8: no picture 'lost.jpg'.*line 9: more/1.png is there twice",
+        match="line 8: no picture 'lost.jpg'.*line 9: more/1.png occurs twice",
     ):
         your_data(tmp_path, **own)
 

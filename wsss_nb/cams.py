@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .core import UserError, atomic_path
+from .core import UserError, atomic_path, evenly
 from .data.base import Split, WsssData, collate, same_size_batches
 from .data.transforms import eval_transform, multi_scale, unflip
 from .models.cam import CamModel
@@ -103,9 +103,8 @@ def background_score(cam: Tensor, alpha: float) -> Tensor:  # [P, H, W] in [0, 1
 
 # %% ../nbs/02_cams.ipynb #02034377
 def chosen_ids(data: WsssData, split: str, limit: int | None) -> list[str]:
-    "The ids of a split, or `limit` of them spread evenly."
-    ids = data.ids(split)
-    return ids if limit is None or limit >= len(ids) else [ids[i * len(ids) // limit] for i in range(limit)]
+    "List the ids of a split, or `limit` of them, evenly spaced."
+    return evenly(data.ids(split), limit)
 
 
 def cam_path(folder: Path, split: str, id: str) -> Path:

@@ -100,19 +100,12 @@ def train(
 
 # %% ../../nbs/commands/03_train.ipynb #3530561e
 def open_run(key: str, runs: Path, data: str | None):
-    "A stored run and the data it was trained on; other data is a `UserError`."
-    from wsss_nb.core import UserError
-    from wsss_nb.data.catalog import open_data
-    from wsss_nb.run.store import RunStore, run_key
+    "Find a finished run and open its data; other data is a `UserError`."
+    from wsss_nb.pipeline.load import data_of
+    from wsss_nb.run.store import RunStore
 
     run = RunStore(runs).find(key)
-    opened = open_data(data or run.recipe.data)
-    if run_key(run.recipe, opened.fingerprint()) != run.key:
-        raise UserError(
-            f"{opened.name} is not the data of run {run.key} (or the library has changed since).",
-            "Name its data with --data.",
-        )
-    return run, opened
+    return run, data_of(run, data)
 
 # %% ../../nbs/commands/03_train.ipynb #f2324777
 def ensure_cams(run, data, splits: list[str], device: str, workers: int | None) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..core import UserError, atomic_path, derive_seed, evaluating
+from ..core import UserError, atomic_path, derive_seed, evaluating, evenly
 from ..data.base import IGNORE, Split, WsssData, collate, same_size_batches
 from ..data.transforms import eval_transform
 from ..models.cam import CamOutput, normalised_cam
@@ -214,7 +214,7 @@ def plan_sampling(
     if not ids:
         raise UserError(f"No image of split {split!r} of {data.name} has {', '.join(s.classes)}.")
     n = min(s.images or len(ids), len(ids))
-    return [ids[i * len(ids) // n] for i in range(n)], fields, classes, around
+    return evenly(ids, n), fields, classes, around
 
 # %% ../../nbs/features/00_sample.ipynb #ca5f79d8
 def pixel_features(

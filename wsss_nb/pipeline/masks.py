@@ -21,12 +21,11 @@ import torch
 from numpy import ndarray
 
 from ..cams import cam_path, chosen_ids, write_cams
-from ..core import UserError, atomic_path, describe_device, pick_device, read_json, write_json
+from ..core import UserError, atomic_path, describe_device, evenly, pick_device, read_json, write_json
 from ..data.base import WsssData
-from ..data.catalog import open_data
 from ..data.files import IMAGE_SUFFIXES, Faults, FileData, decode, index, write_map
 from ..metrics.confusion import Confusion
-from .load import load_model
+from .load import data_of, load_model
 from wsss_nb.refine.chain import (
     BuiltChain,
     build_chain,
@@ -166,18 +165,11 @@ def refine_run(
     limit: int | None = None,  # so many images, evenly spread; None: all that the run has CAMs of
 ) -> Refined:
     "Refine the seeds of a run and evaluate the masks; what is done already is kept."
-    out, target, recipe = refined(run, chain), pick_device(device), run.recipe
-    known = run.result["data"]["fingerprint"]
-    data = open_data(recipe.data) if data is None else data
-    if data.fingerprint() != known:
-        raise UserError(f"{data.name} is not the data of run {run.key}.", "Name its data with --data.")
-    split, workers = split or recipe.splits.seeds, workers or default_threads(target)
-    every = chosen_ids(data, split, recipe.inference.limit)
-    ids = (
-        every
-        if limit is None or limit >= len(every)
-        else [every[i * len(every) // limit] for i in range(limit)]
-    )
+    out, target = refined(run, chain), pick_device(device)
+    data = data_of(run, data)
+    split = split or run.recipe.splits.seeds
+    workers = workers or default_threads(target)
+    ids = evenly(chosen_ids(data, split, run.recipe.inference.limit), limit)
     if finished(out, split, ids):
         return out
     (out.path / "masks" / split).mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..core import UserError
+from ..core import UserError, json_or_text
 from .plugin import Part, Plugin, explain_validation, load_plugin
 
 # %% ../../nbs/run/01_recipe.ipynb #9f3c5343
@@ -28,7 +28,9 @@ class TermConfig(Plugin):
     "Settings of a loss term that can be put on any baseline; `build(channels, num_classes, seed)` makes the term."
 
     family: ClassVar[str] = "losses"
+    noun: ClassVar[str] = "term"
     registry: ClassVar[dict[str, type[Plugin]]] = {}
+    layers: ClassVar[dict[str, str]] = {}  # pictures for the explorer (`Term.layer`): name -> how to read it
     fine_tunes: ClassVar[bool] = False  # True: starts from the trained run without this term (`Recipe.start`)
     lr_mult: Annotated[float, Field(gt=0)] = 1.0  # learning-rate factor of the term's own parameters
 
@@ -43,6 +45,8 @@ class ModelConfig(Plugin):
     "Settings of a baseline; `build(num_classes, seed)` makes the CAM model."
 
     family: ClassVar[str] = "models"
+    noun: ClassVar[str] = "baseline"
+    aliases: ClassVar[dict[str, str]] = {"ppc": "eps+ppc"}  # names of a baseline with a term
     registry: ClassVar[dict[str, type[Plugin]]] = {}
 
     def build(self, num_classes: int, seed: int):
@@ -218,11 +222,7 @@ def replace(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
     "A recipe with fields changed by dotted name, e.g. `{'terms.fbr.clusters': 4}`; strings are read as JSON where they parse."
     values = recipe.model_dump(mode="json")
     for name, value in overrides.items():
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except json.JSONDecodeError:
-                pass
+        value = json_or_text(value) if isinstance(value, str) else value
         *parents, last = name.split(".")
         at = values
         for p in parents:

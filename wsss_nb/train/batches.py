@@ -6,12 +6,11 @@
 __all__ = ['BatchStream', 'default_workers', 'to_device']
 
 # %% ../../nbs/train/01_batches.ipynb #083e0110
-import os
 from collections.abc import Iterator
 
 import torch
 
-from ..core import UserError, derive_seed
+from ..core import UserError, cores, derive_seed
 
 # %% ../../nbs/train/01_batches.ipynb #ed419fa5
 class BatchStream:
@@ -49,9 +48,8 @@ class BatchStream:
 
 # %% ../../nbs/train/01_batches.ipynb #04ba842c
 def default_workers(device: torch.device) -> int:
-    "Loader processes: up to eight beside a GPU; on a CPU one, where there is a core to spare."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if device.type == "cuda" else min(1, cores - 1)
+    "Choose the number of loader processes: up to eight beside a GPU; on a CPU one, if there is a second core."
+    return min(8, cores()) if device.type == "cuda" else min(1, cores() - 1)
 
 
 def to_device(batch: dict, device: torch.device) -> dict:

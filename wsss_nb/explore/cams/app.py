@@ -20,7 +20,7 @@ from .overlays import forget, refinements
 from .state import MOST_RUNS, ExplorerState, export_figure, panels
 from .waits import look_of
 from ..images import YOURS
-from ..source import Source, finished_runs, of_each_method
+from ..source import Source, of_each_method
 from ..widgets.parts import Download, Status, palette_css, style_sheet
 from ..widgets.views import Strip
 from ..widgets.work import Work
@@ -31,7 +31,7 @@ def other_runs(source: Source) -> tuple[dict[str, list[Run]], list[Run]]:
     "Finished runs of the source's store: those of each other data set, by its name; those on the same data that it has not."
     have, sets, more = {r.key for r in source.runs.values()}, {}, []
     known = next(iter(source.runs.values())).result["data"]["fingerprint"]
-    for run in finished_runs(source.store):
+    for run in source.store.finished():
         made = run.result["data"]
         if made["fingerprint"] != known:
             sets.setdefault(made["name"], []).append(run)

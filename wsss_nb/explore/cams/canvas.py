@@ -16,7 +16,7 @@ import numpy as np
 from ipywidgets import HTML, GridBox, VBox
 from numpy import ndarray
 
-from .overlays import pixel_facts, truth_names
+from .overlays import layer_legend, pixel_facts, truth_names
 from .state import ExplorerState, Panel, input_panel, run_panels
 from .waits import Piece, look_of, pieces
 from ..source import Source
@@ -107,7 +107,10 @@ class Canvas(VBox):
             else:
                 view.wait(True, look.runs[k % columns - 1], refinement if k > columns else "")
         self.legend.value = legend_html(
-            look.layer, look.contour and "mask" in source.truth(look.image), bool(look.refine)
+            look.layer,
+            truth=look.contour and "mask" in source.truth(look.image),
+            refined=bool(look.refine),
+            legend=layer_legend(source, look.runs, look.layer),
         )
         if todo := [p for p in missing if p.key not in self.left]:
             self._make(todo)

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy import ndarray
-from traitlets import Bool, Enum, Float, HasTraits, Int, TraitError, Tuple, Unicode, observe, validate
+from traitlets import Bool, Enum, Float, Int, TraitError, Tuple, Unicode, observe, validate
 
 from ...core import UserError
 from ...draw.grids import picture_grid
-from .overlays import refined_mask
+from .overlays import layer_kind, refined_mask
 from .term_layers import layer_picture
+from ..choices import Choices
 from ..images import YOURS
 from ..source import ORDERS, Source
 from wsss_nb.explore.widgets.compose import (
@@ -39,19 +40,26 @@ from wsss_nb.explore.widgets.compose import (
 from ...refine.chain import parse_chain
 
 # %% ../../../nbs/explore/cams/02_state.ipynb #9ed2ff30
-LAYERS = {
-    "CAM": "",
-    "seed mask": "",
-    "image only": "",  # layer -> the term that runs must have for it
-    "FBR queries": "fbr",
-    "FBR clusters": "fbr",
-    "FPR suppressed": "fpr",
-}
+LAYERS = ("CAM", "seed mask", "image only")  # of every run; terms have their own
 MOST_RUNS = 4
+CHOICES = (
+    "runs",
+    "split",
+    "having",
+    "order",
+    "image",
+    "classes",
+    "threshold",
+    "opacity",
+    "contour",
+    "layer",
+    "refine",
+    "pixel",
+)
 
 
-class ExplorerState(HasTraits):
-    "What is looked at. Views show it and change it; nothing else holds state. A value that cannot be is a `TraitError` that says why."
+class ExplorerState(Choices):
+    "What the explorer shows. Views read and change it; nothing else holds state. A wrong value is a `TraitError` that says why."
 
     runs = Tuple(help="labels of 1 to 4 runs")
     split = Unicode()
@@ -62,27 +70,30 @@ class ExplorerState(HasTraits):
     threshold = Float(None, allow_none=True, help="of the seeds; None: each run's own")
     opacity = Float(0.75)
     contour = Bool(True, help="outline of the ground truth")
-    layer = Enum(tuple(LAYERS), "CAM")
+    layer = Unicode("CAM", help="one of `layers`")
     refine = Unicode(help="'' or a refinement chain, for instance crf?preset=irn")
     pixel = Tuple(Int(), Int(), default_value=None, allow_none=True, help="(y, x) of the pixel asked about")
     revision = Int(0, help="grows once after every change, when all is in line: watch this to draw")
+    names = CHOICES
+    most_runs = MOST_RUNS
+    wrong_number = f"Choose 1 to {MOST_RUNS} different runs."
     _depth = 0
 
     def __init__(self, source: Source, **choices: Any):  # choices: traits to begin with
-        super().__init__()
-        self.source = source
-        if unknown := set(choices) - set(CHOICES):
-            raise TraitError(f"There is no choice {min(unknown)!r}; there are: {', '.join(CHOICES)}.")
+        super().__init__(source)
         split = next(iter(source.recipes.values())).splits.seeds
         first = dict(
-            runs=tuple(source.runs)[:MOST_RUNS], split=split if split in source.splits else source.splits[0]
+            runs=tuple(source.runs)[:MOST_RUNS],
+            split=split if split in source.splits else source.splits[0],
         )
-        for name in CHOICES:  # in their order, since later ones depend on earlier ones
-            if name in choices or name in first:
-                setattr(self, name, (first | choices)[name])
+        self.choose(first | choices)
+
+    def splits(self) -> list[str]:
+        "List the splits that can be chosen, the user's own images included."
+        return self.source.splits
 
     def notify_change(self, change) -> None:
-        "Observers may change more; when the first change is through with all of them, `revision` grows."
+        "Notify the observers, which may change more; raise `revision` once, after the outermost change."
         self._depth += 1
         try:
             super().notify_change(change)
@@ -92,26 +103,26 @@ class ExplorerState(HasTraits):
                 self.revision += 1
 
     def listed(self) -> list[str]:
-        "The images to choose from: of the split, with the class, in the order."
+        "List the images to choose from: of the split, with the class, in the order."
         return self.source.ids(self.split, self.having, self.order, self.runs[0])
 
     def step(self, n: int) -> None:
-        "The n-th image after this one (before it, where n < 0), in the order listed; not beyond the ends."
+        "Go to the n-th image after this one (n < 0: before it), not beyond the ends."
         ids = self.listed()
         at = ids.index(self.image) + n if self.image in ids else 0
         self.image = ids[min(max(at, 0), len(ids) - 1)]
 
     def layers(self) -> list[str]:
-        "The layers that the runs shown have."
-        terms = {t for label in self.runs for t in self.source.recipes[label].terms}
-        return [layer for layer, term in LAYERS.items() if not term or term in terms]
+        "List the layers that the runs shown have: everyone's, then those of their terms."
+        terms = (cfg for label in self.runs for cfg in self.source.recipes[label].terms.values())
+        return [*LAYERS, *dict.fromkeys(name for cfg in terms for name in cfg.layers)]
 
     def as_code(self) -> str:
-        "Python that draws this very view again."
+        "Write Python code that draws this view again."
         return code_of(self.source, self)
 
     def classes_at_first(self) -> tuple[int, ...]:
-        "The image's tags; of an untagged image the classes that the first run sees in it, up to four, at least one."
+        "Return the tags; of an untagged image the classes that the first run predicts, one to four."
         if tags := self.source.tags(self.image):
             return tuple(tags)
         candidates = self.source.candidates(self.image)
@@ -120,39 +131,6 @@ class ExplorerState(HasTraits):
         logits = self.source.cams(self.runs[0], self.split, self.image).logits
         best = np.argsort(-logits, kind="stable")[:4]
         return tuple(sorted(int(c) for k, c in enumerate(best) if k == 0 or logits[c] > 0))
-
-    @validate("runs")
-    def _runs(self, proposal):
-        labels = proposal["value"]
-        if unknown := [k for k in labels if k not in self.source.runs]:
-            raise TraitError(f"There is no run {unknown[0]!r}; there are: {'; '.join(self.source.runs)}.")
-        if not 1 <= len(labels) <= MOST_RUNS or len(set(labels)) < len(labels):
-            raise TraitError(f"Choose 1 to {MOST_RUNS} different runs.")
-        return labels
-
-    @validate("split")
-    def _split(self, proposal):
-        if proposal["value"] not in self.source.splits:
-            raise TraitError(
-                f"There is no split {proposal['value']!r}; there are: {', '.join(self.source.splits)}."
-            )
-        return proposal["value"]
-
-    @validate("having")
-    def _having(self, proposal):
-        try:
-            found = self.source.ids(self.split, proposal["value"])
-        except UserError as e:
-            raise TraitError(str(e)) from None
-        if not found:
-            raise TraitError(f"No image of {self.split} has {proposal['value']}.")
-        return proposal["value"]
-
-    @validate("image")
-    def _image(self, proposal):
-        if proposal["value"] not in self.source.ids(self.split):
-            raise TraitError(f"There is no image {proposal['value']!r} in split {self.split!r}.")
-        return proposal["value"]
 
     @validate("classes")
     def _classes(self, proposal):
@@ -175,7 +153,7 @@ class ExplorerState(HasTraits):
     def _layer(self, proposal):
         if proposal["value"] not in self.layers():
             raise TraitError(
-                f"None of the runs shown has {LAYERS[proposal['value']].upper()}, so there are no {proposal['value']}."
+                f"None of the runs shown has the layer {proposal['value']!r}; there are: {', '.join(self.layers())}."
             )
         return proposal["value"]
 
@@ -219,26 +197,10 @@ class ExplorerState(HasTraits):
         self.pixel = None
         self.classes = self.classes_at_first()
 
-
-CHOICES = (
-    "runs",
-    "split",
-    "having",
-    "order",
-    "image",
-    "classes",
-    "threshold",
-    "opacity",
-    "contour",
-    "layer",
-    "refine",
-    "pixel",
-)
-
 # %% ../../../nbs/explore/cams/02_state.ipynb #6ce87c76
 @dataclass(frozen=True)
 class Panel:
-    "One picture of a view."
+    "One picture of the explorer."
 
     title: str
     rgb: ndarray  # uint8 [H, W, 3]
@@ -248,7 +210,7 @@ class Panel:
 
 
 def panels(source: Source, state: ExplorerState) -> list[Panel]:
-    "The input, then what each run makes of it, and its refined mask where one is asked for."
+    "Draw the input, then for each run its layer and, if a refinement is chosen, its refined mask."
     return [
         input_panel(source, state),
         *(p for label in state.runs for p in run_panels(source, state, label)),
@@ -256,30 +218,30 @@ def panels(source: Source, state: ExplorerState) -> list[Panel]:
 
 
 def input_panel(source: Source, state: ExplorerState) -> Panel:
-    "The image and its tags."
+    "Draw the image, with its tags as the note."
     names = ", ".join(source.data.classes[c] for c in source.tags(state.image))
     return Panel("input", marked(source, state, source.image(state.image)), names or "no tags")
 
 
 def run_panels(source: Source, state: ExplorerState, label: str) -> list[Panel]:
-    "What one run makes of the image."
+    "Draw a run's layer of the image and, if a refinement is chosen, its refined mask."
     cams, image = source.cams(label, state.split, state.image), source.image(state.image)
     shown = [c for c in state.classes if c in cams.classes]
     threshold = cams.threshold if state.threshold is None else state.threshold
     seed = seed_mask(cams.classes, cams.cam, threshold, shown)
     places = {}
+    about = ""
     if state.layer == "image only":
-        rgb, about = image, ""
+        rgb = image
     elif state.layer == "seed mask":
-        rgb, about, places = painted(image, seed, state.opacity), "", region_places(seed)
-    elif state.layer != "CAM" and LAYERS[state.layer] in source.recipes[label].terms:
+        rgb = painted(image, seed, state.opacity)
+        places = region_places(seed)
+    elif layer_kind(source, label, state.layer):
         rgb, about = layer_picture(source, label, state.split, state.image, state.layer, shown, state.opacity)
     else:
         rgb = outlined(heat(image, cams.cam[np.isin(cams.classes, shown)], state.opacity), seed, dashed=True)
-        about, places = (
-            "" if state.layer == "CAM" else f"no {LAYERS[state.layer].upper()}: CAM",
-            cam_places(cams.classes, cams.cam, shown),
-        )
+        places = cam_places(cams.classes, cams.cam, shown)
+        about = "" if state.layer == "CAM" else f"no {state.layer}: CAM"
     note, ious = judged(source, state.image, seed, shown, cams.logits)
     found = [Panel(label, marked(source, state, rgb, places), joined(about, note), ious, about)]
     if state.refine:
@@ -292,6 +254,7 @@ def run_panels(source: Source, state: ExplorerState, label: str) -> list[Panel]:
 
 
 def joined(*texts: str) -> str:
+    "Join what is not empty by semicolons."
     return "; ".join(filter(None, texts))
 
 
@@ -302,7 +265,7 @@ def judged(
     shown: Sequence[int],
     logits: ndarray,
 ) -> tuple[str, dict[int, float] | None]:
-    "IoU of each class shown, as text and as numbers; where there is no ground truth, the classifier's probability of it, and None."
+    "Return the IoU of each class shown as text and numbers; without ground truth its probability as text, and None."
     truth, names = source.truth(id), source.data.classes
     if "mask" in truth:
         ious = class_ious(truth["mask"], mask, shown)
@@ -316,7 +279,7 @@ def marked(
     rgb: ndarray,
     places: Mapping[int, tuple[int, int]] = MappingProxyType({}),  # label -> (y, x) of its name
 ) -> ndarray:
-    "A picture with the ground truth's outline, names of classes, and the pixel asked about."
+    "Add the outline of the ground truth, names of classes, and the pixel asked about."
     truth = source.truth(state.image)
     if state.contour and "mask" in truth:
         rgb = outlined(rgb, truth["mask"])
@@ -325,12 +288,12 @@ def marked(
 
 # %% ../../../nbs/explore/cams/02_state.ipynb #44daeaa3
 def view(source: Source, **choices: Any) -> list[Panel]:
-    "The pictures of some choices (the traits of `ExplorerState`; classes also by their names)."
+    "Draw the panels of some choices: traits of `ExplorerState`, classes also by name."
     return panels(source, ExplorerState(source, **choices))
 
 
 def export_figure(shown: Sequence[Panel], title: str = "", note: str = "") -> Figure:
-    "A view as a figure, which `viz.save_figure` writes as .png or .svg."
+    "Put panels into one figure, which `draw.grids.save_figure` writes as .png or .svg."
 
     def lines(text: str) -> str:
         return textwrap.fill(text, 40, break_on_hyphens=False)
@@ -341,7 +304,7 @@ def export_figure(shown: Sequence[Panel], title: str = "", note: str = "") -> Fi
 
 
 def code_of(source: Source, state: ExplorerState) -> str:
-    "Python that draws this very view again."
+    "Write Python code that draws the view of a state again."
     plain = ExplorerState(source, runs=state.runs, split=state.split, image=state.image)
     keys = [source.runs[label].key for label in state.runs]
     where = "" if source.data.name == source.recipes[state.runs[0]].data else f", data={source.data.name!r}"

@@ -1,4 +1,4 @@
-// A picture that answers clicks and keys with the pixel meant. The model's traits are described in picture.py.
+// A picture that reports the pixel of a click or key. The model's traits are described in picture.py.
 const STYLE = `
 .wsss-picture { display: inline-block; position: relative; margin: 4px; line-height: 0; max-width: calc(100% - 8px); cursor: crosshair; border-radius: 1px; }
 .wsss-picture img { display: block; width: 100%; height: auto; user-select: none; -webkit-user-drag: none; }
@@ -22,7 +22,7 @@ function render({ model, el }) {
   root.tabIndex = 0;
   root.setAttribute("role", "application");
   root.setAttribute("aria-roledescription", "picture");
-  root.dataset.lmSuppressShortcuts = "true";     // JupyterLab: arrow keys and Enter are for the picture, not for the notebook's cells
+  root.dataset.lmSuppressShortcuts = "true";     // JupyterLab: arrow keys and Enter go to the picture, not to the notebook's cells
   const style = document.createElement("style"), said = document.createElement("output");
   style.textContent = STYLE;
   said.setAttribute("aria-live", "polite");
@@ -32,7 +32,7 @@ function render({ model, el }) {
 
   let img = null, waiting = null, busy = false, shown = 0;
 
-  // The next picture is decoded out of sight and then takes the place of the last: no flicker. Pictures that arrive meanwhile are skipped, all but the newest.
+  // The next picture is decoded off screen and then replaces the last, so that nothing flickers. Of the pictures that arrive meanwhile only the newest is shown.
   async function swap() {
     if (busy) return;
     busy = true;
@@ -43,7 +43,7 @@ function render({ model, el }) {
       next.alt = "";
       next.draggable = false;
       next.src = url;
-      try { await next.decode(); } catch (e) { console.warn("Not a picture that this browser knows.", e); URL.revokeObjectURL(url); continue; }
+      try { await next.decode(); } catch (e) { console.warn("The browser cannot decode this picture.", e); URL.revokeObjectURL(url); continue; }
       if (stop.signal.aborted) { URL.revokeObjectURL(url); return; }
       if (img) { img.replaceWith(next); URL.revokeObjectURL(img.src); } else root.prepend(next);
       img = next;
@@ -56,13 +56,13 @@ function render({ model, el }) {
   const size = () => (img ? [img.naturalHeight, img.naturalWidth] : [0, 0]);
   const resize = () => { if (img) root.style.width = `${model.get("width") || img.naturalWidth}px`; };
 
-  // White on black, with a gap around the pixel: to be seen on any ground.
+  // White on black, with a gap around the pixel, so that it is visible on any background.
   function cross() {
     const at = model.get("cross"), [H, W] = size();
     svg.replaceChildren();
     if (!img || at.length !== 2) return;
     svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
-    const u = W / (root.clientWidth || W), y = at[0] + .5, x = at[1] + .5, r = 7 * u, arm = 26 * u;      // u: a CSS pixel
+    const u = W / (root.clientWidth || W), y = at[0] + .5, x = at[1] + .5, r = 7 * u, arm = 26 * u;      // u: image pixels per CSS pixel
     const circle = `M${x - r} ${y}a${r} ${r} 0 1 1 ${2 * r} 0a${r} ${r} 0 1 1 ${-2 * r} 0`;
     const d = `${circle}M${x} ${y - r}V${y - arm}M${x} ${y + r}V${y + arm}M${x - r} ${y}H${x - arm}M${x + r} ${y}H${x + arm}`;
     for (const [stroke, width] of [["#000", 4], ["#fff", 1.75]]) {

@@ -1,6 +1,6 @@
-// Thousands of points to look at, point at and select. The model's traits are described in scatter.py.
-// Points are stamped into the pixels of one ImageData (small pictures of each shape in each colour, blended by hand): the time of a frame
-// does not depend on a graphics card. What follows the pointer is on a second canvas, so that hovering never draws the points again.
+// A scatter plot of thousands of points with hover, pick and lasso. The model's traits are described in scatter.py.
+// Points are stamped into the pixels of one ImageData (a small picture of each shape in each colour, blended here), so that the time of a
+// frame does not depend on a graphics card. Marks that follow the pointer lie on a second canvas, so that hovering never redraws the points.
 const STYLE = `
 .wsss-scatter { display: flex; flex-wrap: wrap; gap: 8px; align-items: flex-start; font: 13px/18px system-ui, sans-serif; color: var(--jp-ui-font-color1, #222); }
 .wsss-scatter .plot { position: relative; background: #fff; border: 1px solid #999; touch-action: none; cursor: grab; margin: 5px 3px 3px; }
@@ -21,8 +21,9 @@ const STYLE = `
 .wsss-scatter .tip:empty { display: none; }
 .wsss-scatter .quiet { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 `;
-const NEUTRAL = "#666666", FADED = .13, NEAR = 12, MARGIN = 64;   // opacity of points that are not meant; CSS pixels within which
-// the pointer finds a point; pixels drawn around the plot, so that no point needs to be cut at its edge
+// FADED: opacity of points that are not highlighted. NEAR: distance at which the pointer finds a point, CSS pixels.
+// MARGIN: pixels drawn around the plot, so that no point needs to be clipped at its edge.
+const NEUTRAL = "#666666", FADED = .13, NEAR = 12, MARGIN = 64;
 const ARROWS = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] };
 const bytes = (v) => (v && v.byteLength ? v.buffer.slice(v.byteOffset, v.byteOffset + v.byteLength) : new ArrayBuffer(0));
 
@@ -55,7 +56,7 @@ function drawShape(c, marker, colour, x, y, r, rim, rimWidth) {
   c.restore();
 }
 
-// One shape in one colour, ready to be stamped: offsets of the pixels that it covers, and of those at its rim, which are blended.
+// One shape in one colour, prepared for stamping: offsets of the pixels that it covers, and of those at its rim, which are blended.
 function makeStamp(marker, colour, radius, opacity, width) {
   const half = Math.ceil(radius * 1.4 + 1), side = 2 * half + 1, c = new OffscreenCanvas(side, side).getContext("2d", { willReadFrequently: true });
   c.globalAlpha = opacity;
@@ -70,9 +71,9 @@ function makeStamp(marker, colour, radius, opacity, width) {
     full: Int32Array.from(full), colours: Uint32Array.from(colours), rim: Int32Array.from(rim), over: Uint32Array.from(over), under: Uint32Array.from(under),
   };
 }
-const packed = (r, g, b) => (255 << 24 | b << 16 | g << 8 | r) >>> 0;               // as ImageData lies in memory (little-endian)
+const packed = (r, g, b) => (255 << 24 | b << 16 | g << 8 | r) >>> 0;               // the memory layout of ImageData (little-endian)
 
-// pixels: the plot as one number a pixel. Two of the three channels are blended by one multiplication.
+// pixels: the plot as one number per pixel. Two of the three channels are blended by one multiplication.
 function stamp(pixels, s, at) {
   const { full, colours, rim, over, under } = s;
   for (let i = 0; i < full.length; i++) pixels[at + full[i]] = colours[i];
@@ -107,7 +108,7 @@ function render({ model, el }) {
   const set = (values) => { for (const [k, v] of Object.entries(values)) model.set(k, v); model.save_changes(); };
 
   make("style", el, {}, STYLE);
-  const root = make("div", el, { class: "wsss-scatter", "data-lm-suppress-shortcuts": "true" });   // JupyterLab: keys are for the plot, not for the cells
+  const root = make("div", el, { class: "wsss-scatter", "data-lm-suppress-shortcuts": "true" });   // JupyterLab: keys go to the plot, not to the notebook's cells
   const main = make("div", root), tools = make("div", main, { class: "tools", role: "toolbar", "aria-label": "scatter plot" });
   const plot = make("div", main, { class: "plot", tabindex: 0, role: "application", "aria-roledescription": "scatter plot" });
   const below = make("canvas", plot).getContext("2d", { alpha: false }), above = make("canvas", plot).getContext("2d");
@@ -136,7 +137,7 @@ function render({ model, el }) {
     const fill = (name) => { const v = new Uint8Array(bytes(model.get(name))), all = new Uint8Array(n); all.set(v.subarray(0, n)); return all; };
     colour = fill("colour");
     marker = fill("marker");
-    order = Uint32Array.from({ length: n }, (_, i) => i);             // shuffled, always in the same way: no category hides the others by coming last
+    order = Uint32Array.from({ length: n }, (_, i) => i);             // shuffled with a fixed seed, so that the last category does not hide the others
     for (let i = n - 1, seed = 1; i > 0; i--) {
       seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
       const j = seed % (i + 1), other = order[j];
@@ -158,7 +159,7 @@ function render({ model, el }) {
       const x = xy[2 * i], y = xy[2 * i + 1];
       if (x < x0) x0 = x; if (x > x1) x1 = x; if (y < y0) y0 = y; if (y > y1) y1 = y;
     }
-    const k = Math.min((w - 24) / (x1 - x0 || 1), (h - 24) / (y1 - y0 || 1));       // one scale for both axes: distances mean something
+    const k = Math.min((w - 24) / (x1 - x0 || 1), (h - 24) / (y1 - y0 || 1));       // one scale for both axes, so that distances are comparable
     fit = n ? { k, x: w / 2 - k * (x0 + x1) / 2, y: h / 2 + k * (y0 + y1) / 2 } : { k: 1, x: 0, y: 0 };
     redraw();
   }
@@ -199,7 +200,7 @@ function render({ model, el }) {
     plot.dataset.ms = (performance.now() - start).toFixed(2);
   }
   const hex = (i) => model.get("palette")[colour[i]] || NEUTRAL;
-  const radius = () => model.get("radius") * Math.min(2, Math.max(1, view.k ** .3));                // grows slowly as one comes nearer
+  const radius = () => model.get("radius") * Math.min(2, Math.max(1, view.k ** .3));                // grows slowly with the zoom
   function place() {
     const k = fit.k * view.k, x = fit.x * view.k + view.x, y = fit.y * view.k + view.y;
     for (let i = 0; i < n; i++) { sx[i] = k * xy[2 * i] + x; sy[i] = y - k * xy[2 * i + 1]; }
@@ -287,7 +288,7 @@ function render({ model, el }) {
   function reset() { view = { k: 1, x: 0, y: 0 }; redraw(); }
   function clear() { set({ selected: new Uint8Array(0), picked: -1, hover: -1 }); readSelected(); }
 
-  // ---- finding
+  // ---- search
   function nearest(x, y) {
     let best = -1, least = NEAR * NEAR;
     for (let i = 0; i < n; i++) {
@@ -318,7 +319,7 @@ function render({ model, el }) {
     if (dx || dy) { view.x += dx; view.y += dy; redraw(); }
   }
   let pending = 0;
-  function hover(i) {                                                  // told to Python at most every 40 ms, the last always
+  function hover(i) {                                                  // sent to Python at most every 40 ms; the last one is always sent
     if (i === model.get("hover")) return;
     model.set("hover", i);
     retouch();
@@ -326,7 +327,7 @@ function render({ model, el }) {
   }
 
   // ---- pointer
-  let armed = false;                                                   // a page that is scrolled under a resting pointer goes on scrolling
+  let armed = false;                                                   // false: the wheel scrolls the page, as when the plot scrolls under a resting pointer
   const at = (e) => { const b = plot.getBoundingClientRect(); return [e.clientX - b.left - plot.clientLeft, e.clientY - b.top - plot.clientTop]; };
   on(plot, "pointerdown", (e) => {
     if (e.button) return;
