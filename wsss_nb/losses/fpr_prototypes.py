@@ -282,7 +282,8 @@ def refresh(
     with evaluating(model), torch.no_grad():
         batches = whole_images(data, split, batch_size, workers, rank, world)
         rows, facts, top = collect(model, batches, pools, theta, device, scales, autocast)
-    rows, facts = everyone(rows), everyone(facts)
+    rows = everyone(rows)
+    facts = everyone(facts)
     fill(pools, rows, facts, merged(top), generator)
     pools.set(shared=shared_images(data, data.ids(split), pools.image))
     if not pools.temperature:
