@@ -507,15 +507,20 @@ def test_feature_map(page, served, tiny):
         return page.get_by_role("application", name=f"{p.image} · row {p.y}, column {p.x} · ")
 
     served.show(page, MAP.format(store=str(tiny), gone=p.image, choices=choices))
-    plots, said = page.get_by_role("application", name="PCA of"), page.get_by_text("axes have no unit")
+    plots, said = page.get_by_role("application", name="PCA of"), page.locator(".wsss-said")
     expect(page.locator(".wsss-scatter .plot[data-drawn]")).to_have_count(2)
-    expect(said).to_be_visible()
+    expect(said).to_contain_text(f"PCA of {len(rows)} pixels of")
+    expect(page.get_by_text("axes have no unit")).to_be_visible()
+    plots.nth(0).scroll_into_view_if_needed()
+    before = plots.nth(0).bounding_box()
     plots.nth(0).hover(position=on_plot(plots.nth(0), xy, i))
     expect(page.get_by_role("alert")).to_have_text("OSError: the disk is gone")  # one line ...
+    assert plots.nth(0).bounding_box() == before  # ... that does not move the map ...
     plots.nth(0).click(position=on_plot(plots.nth(0), xy, i))
     expect(place(p).locator("svg path").first).to_be_attached()  # ... and it goes on: the pixel is marked
     expect(page.get_by_role("alert")).to_have_count(0)
-    expect(said).to_be_visible()
+    expect(said).to_contain_text(f"PCA of {len(rows)} pixels of")
+    assert plots.nth(0).bounding_box() == before
     screenshot(page, f"map-point-{served.kind}")
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
     place(p).click(position=on_picture(place(p), q.y, q.x, size))
