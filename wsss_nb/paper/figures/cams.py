@@ -45,7 +45,8 @@ def leak_of_image(
     contexts: Mapping[str, Sequence[str]],
 ) -> dict[int, float]:  # class -> share; NaN where a context of the class is not in the image
     "Return the share of each class's CAM on its contexts in one image."
-    one, found = Leak(data.classes, data.stuff_classes), {}
+    one = Leak(data.classes, data.stuff_classes)
+    found = {}
     one.update(classes, cam, truth["stuff"], truth["mask"], id=id)
     for c, s in one.pairs(contexts):
         found[c] = found.get(c, 0) + (one.matrix()[c, s] if one.together[c, s] else np.nan)
@@ -55,8 +56,10 @@ def leak_of_image(
 @lru_cache(16)
 def image_scores(run: Run, data: WsssData) -> pd.DataFrame:  # index: id, class; columns: pixels, iou, leak
     "Score the present classes of every evaluated image: pixels of the class, IoU of its seed, leak on its contexts."
-    m, contexts, rows = run.result["metrics"], contexts_of(run, data), []
+    m = run.result["metrics"]
     split = m["split"]
+    contexts = contexts_of(run, data)
+    rows = []
     if "mask" not in data.fields(split):
         raise UserError(f"{data.name} has no masks in split {split!r}.", "These figures need masks.")
     fields = ("mask", "stuff") if contexts and "stuff" in data.fields(split) else ("mask",)
@@ -156,7 +159,8 @@ def compared(
 def draw_grid(runs: Mapping[str, Sequence[Run]], data: WsssData, most: int = 24) -> Figure:
     "Draw FBR Fig. 4: for each class, the image with the median gain in IoU from the first row to the last."
     shown = first_runs(runs)
-    first, last = [list(shown.values())[i] for i in (0, -1)]
+    first = next(iter(shown.values()))
+    last = list(shown.values())[-1]
     before = image_scores(first, data)
     classes = shown_classes(before, most)
     pairs = median_gains(before, image_scores(last, data), classes)
@@ -255,7 +259,8 @@ def draw_failures(runs: Mapping[str, Sequence[Run]], data: WsssData, most: int =
     "Draw FBR Fig. 13: for each class, the image of lowest IoU in the last row's run: CAM, seed, ground truth."
     name, run = list(first_runs(runs).items())[-1]
     m = run.result["metrics"]
-    scores, grid = image_scores(run, data), []
+    scores = image_scores(run, data)
+    grid = []
     for id, c in lowest(scores, shown_classes(scores, most)):
         s = data.load(id, ("image", "mask"))
         cached = load_cam(cam_path(run.path, m["split"], id))

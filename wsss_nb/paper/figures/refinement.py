@@ -72,7 +72,8 @@ def draw_compare(m: Measurement) -> Figure:
     title = f"Refinements of one set of seeds ({recipe.method}, {m.data}, {recipe.splits.seeds}, preset {m.preset}, {seeds})"
     note = f"Seconds: median of wall clock, {where_timed(m)}."
     fig, axes = empty_grid([2.6], 1, 4.6, title, (0, 0.2), note)
-    ax, points = axes[0, 0], []
+    ax = axes[0, 0]
+    points = []
     for row in m.entry.rows:
         if not row.chain:
             seed_line(ax, spread([*m.values(row, "refined::miou").values()])[0])

@@ -28,7 +28,8 @@ from ...run.store import Run
 # %% ../../../nbs/paper/figures/04_spaces.ipynb #2ade7f30
 def faultiest(run: Run, data: WsssData, n: int = 2) -> list[str]:
     "Return the classes that leak most (without leak: highest FDR); those with under ten images come last."
-    m, fault = run.result["metrics"], {}
+    m = run.result["metrics"]
+    fault = {}
     images = dict(zip(data.classes, data.labels(run.recipe.splits.seeds).sum(0).tolist()))
     for row in m.get("leak_table", ()):
         if row["leak"] == row["leak"]:  # not NaN
@@ -74,7 +75,8 @@ def space_note(
 ) -> str:
     "Describe the features, pixels, labels, numbers and runs of a figure."
     shown = [v[0] for v in features.values()]
-    first, where = shown[0], ["image", "y", "x"]
+    first = shown[0]
+    where = ["image", "y", "x"]
     space = first.about["sampling"]["projection"]
     if space == "last":
         space = "the backbone's last map (the paper draws the projection of PPC)"

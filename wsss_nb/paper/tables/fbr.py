@@ -60,7 +60,8 @@ def segmentation(
     label: str, sup: str, backbone: str, val: float, test: float | None = None, method: str = ""
 ) -> Row:
     "Make a row of Table III (grouped by supervision) or of Table IV (no column Test, no groups)."
-    scores, group = {"Val.": val}, ""
+    scores = {"Val.": val}
+    group = ""
     if test is not None:
         scores["Test"] = test
         group = f"Sup. {sup}"

@@ -148,7 +148,8 @@ def to_html(sheet: Sheet) -> str:
         upper += f"<th colspan={n}{' class=up' if name else ''}>{escape(name)}</th>"
     lower = "".join(f"<th class=w>{escape(w)}</th>" for w in sheet.labels)
     lower += "".join(f"<th{p}>{escape(name)}</th>" for (_, name), p in zip(sheet.columns, paper))
-    body, wide = "", len(sheet.labels) + len(sheet.columns)
+    wide = len(sheet.labels) + len(sheet.columns)
+    body = ""
     for group, rows in sheet.parts():
         if group:
             body += f"<tr class=g><td colspan={wide}>{escape(group)}</td></tr>"
@@ -197,7 +198,9 @@ def to_latex(sheet: Sheet) -> str:
     "Format a sheet as a LaTeX `table` with booktabs rules: heading in the caption, notes below."
     form = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
     n = len(sheet.labels)
-    upper, rules, at = [""] * n, [], n + 1
+    upper = [""] * n
+    rules = []
+    at = n + 1  # first column below the next upper header, from 1
     for name, k in sheet.spans():
         upper.append(f"\\multicolumn{{{k}}}{{c}}{{{tex(name)}}}")
         if name:

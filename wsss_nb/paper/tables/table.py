@@ -40,7 +40,8 @@ def label(m: Measurement, row: Row) -> str:
 
 def cells(m: Measurement, row: Row) -> list[Cell]:
     "Return a row's paper and measured cells by column, then its number of seeds; `sheet` adds the marks."
-    runs, out = m.results.get(row.name, {}), []
+    runs = m.results.get(row.name, {})
+    out = []
     for name, path in m.columns.items():
         if name in printed(m.entry):
             out.append(Cell(paper_text(row, name)))
@@ -86,7 +87,8 @@ def printed(table: Table) -> list[str]:
 # %% ../../../nbs/paper/tables/06_table.ipynb #3b5c4d64
 def sheet(m: Measurement) -> Sheet:
     "Build the table: paper beside measured, best and second best of each group marked."
-    beside, columns = printed(m.entry), []
+    beside = printed(m.entry)
+    columns = []
     rows = [(row, cells(m, row)) for row in m.entry.rows]
     for name, path in m.columns.items():
         if name in beside:
@@ -258,7 +260,8 @@ def details(m: Measurement) -> list[str]:
 # %% ../../../nbs/paper/tables/06_table.ipynb #079ffa79
 def save(m: Measurement, folder: str | Path = "figures") -> list[Path]:
     "Write ID.md, ID.csv, ID.tex and ID.html, each atomically; return their paths."
-    s, paths = sheet(m), []
+    s = sheet(m)
+    paths = []
     texts = {
         "md": to_markdown(s),
         "csv": frame(m).to_csv(index=False),
