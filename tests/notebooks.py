@@ -89,8 +89,8 @@ class Pool:
     def close(self):
         self.threads.shutdown(wait=True, cancel_futures=True)
         for server in self.servers:
-            server.stdin.close()
-            server.wait(10)
+            server.kill()
+            server.wait()
 
     def _run(self, name):
         start, server = time.perf_counter(), self.idle.get()
