@@ -10,7 +10,7 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab app figures bench nbs clean
+.PHONY: help demo test check hooks lab app figures bench nbs clean
 
 help:  ## this list
 	@echo "wsss_nb: weakly supervised semantic segmentation in notebooks"; echo
@@ -20,8 +20,20 @@ help:  ## this list
 demo: .venv/.installed  ## CAM beside CAM+FBR: train, evaluate, table and two figures (DATA=, PRESET=)
 	$(BIN)/wsss_nb demo --data "$(DATA)" --preset "$(PRESET)" --runs "$(RUNS)" $(ARGS)
 
-test: .venv/.peers  ## everything CI runs: notebooks, export in step, style, tests
+ifdef NB
+test: .venv/.installed  # one notebook, or all of a wing: NB=losses/05_fbr, NB=losses/
+	WSSS_NB_TEST_WORKERS=1 $(BIN)/python -m pytest tests/test_notebooks.py -q -k "$(NB)" $(ARGS)
+else
+test: .venv/.peers  ## everything CI runs; with NB=losses/05_fbr one notebook (NB=losses/: a wing)
 	$(BIN)/python -m pytest tests $(ARGS)
+endif
+
+check: .venv/.installed  ## in seconds: library and README in step with the notebooks, format, imports, links
+	$(BIN)/python -m pytest tests/test_style.py tests/test_export.py -q $(ARGS)
+
+hooks:  ## run `make check` before every commit in this clone
+	@hook=$$(git rev-parse --git-path hooks/pre-commit) && mkdir -p "$$(dirname "$$hook")" && \
+	  printf '#!/bin/sh\nexec make -s check\n' > "$$hook" && chmod +x "$$hook" && echo "$$hook runs make check"
 
 lab: .venv/.installed  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=. nbs/index.ipynb
@@ -35,7 +47,9 @@ figures: .venv/.installed  ## every table and figure whose runs are in RUNS, int
 bench: .venv/.peers  ## speed beside the plain formulations: figures/bench.md
 	$(BIN)/python -c 'import sys; from wsss_nb.bench.base import main; main(sys.argv[1:])' $(ARGS)
 
-nbs: .venv/.installed  ## after editing notebooks: export the library, clean, write README.md
+nbs: .venv/.installed  ## after editing notebooks: format, export the library, clean, write README.md
+	$(BIN)/ruff check -q --config tests/ruff.toml --select I001 --fix nbs tests
+	$(BIN)/ruff format -q --config tests/ruff.toml nbs tests setup.py
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	rm -f pyproject.toml  # left by nbdev_export; setup.py reads settings.ini

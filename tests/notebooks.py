@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -34,10 +33,6 @@ def companions():
 
 def read(path):
     return nbformat.read(path, as_version=4)
-
-
-def exported(nb):
-    return any(re.match(r"#\|\s*default_exp", c.source) for c in nb.cells if c.cell_type == "code")
 
 
 def scratch_project(folder):

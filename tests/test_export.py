@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import readme
-from notebooks import NBS, ROOT, companions, exported, library_notebooks, read
+from notebooks import NBS, ROOT, companions, library_notebooks, read
 
 ALL = library_notebooks() + companions() + ["index"]
 MACHINE_PATH = re.compile(r"(?<![\w.:/~}-])/(?:work|tmp|root|home|Users|var|usr|opt)/\w")
@@ -44,9 +44,34 @@ def test_library_is_what_the_notebooks_export(rebuilt):
     assert not differ, f"out of step with the notebooks (run make nbs): {differ}"
 
 
-def test_every_library_notebook_exports_one_module():
-    bad = [n for n in library_notebooks() if not exported(read(NBS / f"{n}.ipynb"))]
-    assert not bad, f"no `#| default_exp` in {bad}"
+@pytest.mark.parametrize("nb", library_notebooks())
+def test_a_notebook_lies_where_its_module_does(nb):
+    "nbs/losses/05_fbr.ipynb exports wsss_nb/losses/fbr.py."
+    exports = [c.source for c in read(NBS / f"{nb}.ipynb").cells if c.source.startswith("#| default_exp")]
+    assert len(exports) == 1, f"{len(exports)} cells with `#| default_exp`"
+    wing, _, name = nb.rpartition("/")
+    module = ".".join([*filter(None, wing.split("/")), re.sub(r"^\d+_", "", name)])
+    assert exports[0].split()[-1] == {"main": "__main__"}.get(module, module)
+
+
+def test_numbers_of_notebooks_are_unique():
+    numbers = [
+        nb.rpartition("/")[0] + "/" + nb.rpartition("/")[2].split("_")[0] for nb in library_notebooks()
+    ]
+    assert len(set(numbers)) == len(numbers), [n for n in numbers if numbers.count(n) > 1]
+
+
+def test_links_between_notebooks_exist():
+    broken = []
+    for path in [p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]:
+        text = "\n".join(c.source for c in read(path).cells if c.cell_type == "markdown")
+        links = re.findall(r"\]\(([^)#\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+        broken += [
+            f"{path.name}: {link}"
+            for link in links
+            if "://" not in link and not (path.parent / link).exists()
+        ]
+    assert not broken
 
 
 def test_readme_is_what_index_says():

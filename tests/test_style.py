@@ -58,25 +58,21 @@ def imports(path):
                 yield module
 
 
-def test_ruff():
+@pytest.mark.parametrize(
+    "rule", ["check", "check --select I001 nbs tests", "format --check nbs tests setup.py"]
+)
+def test_ruff(rule):
+    "Lint, order of imports, layout (line length 110, double quotes)."
+    what, *more = rule.split()
+    command = [sys.executable, "-m", "ruff", what, "--no-cache", "--config", "tests/ruff.toml"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ruff",
-            "check",
-            "--no-cache",
-            "--config",
-            ROOT / "tests/ruff.toml",
-            LIB,
-            ROOT / "tests",
-            ROOT / "setup.py",
-        ],
+        [*command, *(more or ["wsss_nb", "nbs", "tests", "setup.py"])],
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        pytest.fail(done.stdout + done.stderr, pytrace=False)
+        pytest.fail(f"run make nbs\n{done.stdout}{done.stderr}", pytrace=False)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
