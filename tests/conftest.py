@@ -1,6 +1,9 @@
 "Shared fixtures: one deterministic hypothesis profile, a quiet environment, the notebook pool and its time table."
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two notebooks run side by side
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -33,18 +36,23 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_finish(session):
+    "Begin with the selected notebooks now: other tests keep one core busy at a time."
+    if session.config.option.collectonly:
+        return
+    wanted = [i for i in session.items if "pool" in getattr(i, "fixturenames", ())]
+    if wanted:
+        folder = Path(tempfile.mkdtemp(prefix="wsss-notebooks-"))
+        names = dict.fromkeys(i.callspec.params["nb"] for i in wanted)
+        session.config.stash[_POOL] = notebooks.Pool(list(names), folder)
+        session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        session.config.add_cleanup(session.config.stash[_POOL].close)
+
+
 @pytest.fixture(scope="session")
-def pool(request, tmp_path_factory):
-    "Runs every selected notebook in its own kernel, two at a time; each test waits for its own."
-    names = dict.fromkeys(
-        item.callspec.params["nb"]
-        for item in request.session.items
-        if "pool" in getattr(item, "fixturenames", ())
-    )
-    p = notebooks.Pool(list(names), tmp_path_factory.mktemp("notebooks"))
-    request.config.stash[_POOL] = p
-    yield p
-    p.close()
+def pool(request):
+    "Every selected notebook, executed in a process of its own; each test waits for its own."
+    return request.config.stash[_POOL]
 
 
 def pytest_terminal_summary(terminalreporter, config):

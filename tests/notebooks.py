@@ -48,11 +48,13 @@ def scratch_project(folder):
 
 
 class Pool:
-    "Notebooks, a few at a time, each in a fork of a process that has imported what they all import (`warm.py`)."
+    """Notebooks, each in a fork of a process that has imported what they all import (`warm.py`).
+
+    One process works through them beside the other tests; when a test first waits for a notebook, all WORKERS do."""
 
     def __init__(self, names, folder):
-        self.project, self.seconds, self.idle = scratch_project(folder), {}, Queue()
-        env = dict(
+        self.project = scratch_project(folder)
+        self.env = dict(
             os.environ,
             OMP_NUM_THREADS="1",
             OMP_WAIT_POLICY="passive",
@@ -61,37 +63,40 @@ class Pool:
             JUPYTER_DATA_DIR=str(folder / "jupyter"),
             PYTHONHASHSEED="0",
         )
-        self.servers = [
-            subprocess.Popen(
-                [sys.executable, ROOT / "tests/warm.py", str(TIMEOUT)],
-                env=env,
-                cwd=self.project,
-                text=True,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            for _ in range(WORKERS)
-        ]
-        for server in self.servers:
-            self.idle.put(server)
+        self.seconds = {}
+        self.servers = []
+        self.idle = Queue()
+        self.add_server()
         self.threads = ThreadPoolExecutor(WORKERS)
         self.futures = {n: self.threads.submit(self._run, n) for n in names}
 
+    def add_server(self):
+        command = [sys.executable, ROOT / "tests/warm.py", str(TIMEOUT)]
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.servers.append(subprocess.Popen(command, env=self.env, cwd=self.project, **pipes))
+        self.idle.put(self.servers[-1])
+
     def wait(self, name):
         "'' when the notebook ran through, else what a person needs to see."
+        if not self.futures[name].done():
+            while len(self.servers) < WORKERS:
+                self.add_server()
         return self.futures[name].result()
 
     def close(self):
-        self.threads.shutdown(wait=True, cancel_futures=True)
+        for future in self.futures.values():
+            future.cancel()
         for server in self.servers:
             server.kill()
             server.wait()
+        self.threads.shutdown(wait=True)
 
     def _run(self, name):
-        start, server = time.perf_counter(), self.idle.get()
+        server = self.idle.get()
+        start = time.perf_counter()
         try:
             print(self.project / "nbs" / f"{name}.ipynb", file=server.stdin, flush=True)
             return json.loads(server.stdout.readline() or f'"{name}: tests/warm.py died"')
         finally:
-            self.idle.put(server)
             self.seconds[name] = time.perf_counter() - start
+            self.idle.put(server)

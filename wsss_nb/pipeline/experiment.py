@@ -78,10 +78,10 @@ class Experiment:
         self.start: Run | None = None  # the run that this one starts from
         self.model: CamModel | None = None  # once it is trained here
         self.rank = int(os.environ.get("RANK", 0))
+        self.run = self.place()
 
-    @property
-    def run(self) -> Run:
-        "The place of this experiment in the store."
+    def place(self) -> Run:
+        "Return the place of this experiment in the store, which depends on the images that are left out."
         return self.store.at(self.recipe, self.data.fingerprint())
 
     def complete(self) -> Run:
@@ -110,7 +110,8 @@ class Experiment:
         "Check the images, complete the start run, make the run's folder."
         roles = self.recipe.splits
         verify(self.data, dict.fromkeys([roles.train, roles.seeds, roles.val]), skip_bad=self.skip_bad)
-        if self.run.done:  # with the images that were left out
+        self.run = self.place()
+        if self.run.done:
             return
         if self.recipe.start:
             first = start_recipe(self.recipe)
