@@ -100,9 +100,10 @@ def explorer(
     from wsss_nb.ablate.execute import companion
     from wsss_nb.explore.source import Source
 
-    Source.open(
+    source = Source.open(
         runs, keys or (), data or None, device
-    ).close()  # wrong options fail here, before the page opens
+    )  # wrong options fail here, before the page opens
+    source.close()
     with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
         parameters = dict(keys=list(keys or ()), runs=str(runs.resolve()), data=data, device=device)
         serve(page_of(companion("explore"), parameters, Path(folder)), port, browser)

@@ -55,13 +55,13 @@ def with_inputs(
 
 # %% ../../nbs/pipeline/05_experiment.ipynb #ba34550a
 class Experiment:
-    "A recipe on a data set, and its run in the store. `complete` does all steps that are still to do."
+    "A recipe on a data set, and its run in the store; `complete` does all missing steps."
 
     def __init__(
         self,
         recipe: Recipe,
         store: RunStore | str | Path = "runs",
-        data: WsssData | None = None,  # opened already, or None: opened by the recipe's name
+        data: WsssData | None = None,  # None: open it by the recipe's name
         device: str | torch.device = "auto",
         workers: int | None = None,  # loader processes; None: chosen for the device
         skip_bad: bool = False,  # leave out damaged images (they are recorded) instead of refusing them
@@ -81,7 +81,7 @@ class Experiment:
 
     @property
     def run(self) -> Run:
-        "The place of this experiment in the store."
+        "Return the run of this experiment, which may not exist yet."
         return self.store.at(self.recipe, self.data.fingerprint())
 
     def complete(self) -> Run:
@@ -147,7 +147,7 @@ class Experiment:
             write_json(self.run.path / "training.json", about | loop.about())
 
     def teacher(self) -> Run | None:
-        "The run whose CAMs give the labels. AMN+FPR starts from AMN, whose start is the teacher, a CAM."
+        "Return the run whose CAMs give the labels. AMN+FPR starts from AMN, whose start is the teacher, a CAM."
         if self.recipe.model.teacher() is None:
             return None
         teacher = self.start

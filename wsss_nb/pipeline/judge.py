@@ -28,7 +28,8 @@ from ..refine.parts.pool import image_pool
 class MaskScores(Counts):
     "Counts over images: confusion, trimap, boundary F. Metrics are shares in [0, 1]."
 
-    added, agree = ("confusion", "trimap", "boundary", "images"), ("classes",)
+    added = ("confusion", "trimap", "boundary", "images")
+    agree = ("classes",)
     disagreement = "Scores of different classes cannot be added."
 
     classes: list[str]  # without background
