@@ -186,7 +186,7 @@ class Progress:
 
 # %% ../../nbs/ablate/02_runner.ipynb #e27d8e83
 def run_jobs(
-    jobs: Sequence[Job],
+    jobs: Sequence[Job | Planned],  # jobs, or all of them planned already in this store
     runs: str | Path = "runs",
     workers: int = 1,  # parallel runs on this machine (or Slurm jobs)
     scheduler: str | None = None,  # tcp://host:port of a running dask scheduler, or 'slurm'
@@ -197,7 +197,7 @@ def run_jobs(
     if workers < 1:
         raise UserError(f"The number of workers is {workers}.", "Set it to at least 1.")
     store = RunStore(runs)
-    planned = plan(jobs, store)
+    planned = list(jobs) if all(isinstance(j, Planned) for j in jobs) else plan(jobs, store)
     todo = missing(planned)
     outcomes = {}
     for p in planned:
