@@ -42,7 +42,8 @@ def scratch_project(folder):
     "A copy of nbs/ with its neighbours where relative paths expect them (`../..` is this clone's parent)."
     project = folder / "project"
     shutil.copytree(NBS, project / "nbs", ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
-    shutil.copy(ROOT / "settings.ini", project)
+    for name in ("settings.ini", "Makefile"):
+        shutil.copy(ROOT / name, project)
     for name in ("wsss_nb", "tests"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     shared = ROOT.parent / "shared"

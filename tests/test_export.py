@@ -81,7 +81,9 @@ def test_readme_is_what_index_says():
 
 def test_table_of_modules_is_in_step():
     if readme.with_modules() != readme.CONTRIBUTING.read_text(encoding="utf-8"):
-        pytest.fail("the table of modules in nbs/contributing.ipynb is out of step: run make nbs", pytrace=False)
+        pytest.fail(
+            "the table of modules in nbs/contributing.ipynb is out of step: run make nbs", pytrace=False
+        )
 
 
 def test_readme_links_exist():
