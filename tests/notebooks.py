@@ -27,8 +27,11 @@ def library_notebooks():
     )
 
 
+PAGES = ("index", "contributing")  # read, not run with parameters
+
+
 def companions():
-    return sorted(p.stem for p in NBS.glob("[a-z]*.ipynb") if p.stem != "index")
+    return sorted(p.stem for p in NBS.glob("[a-z]*.ipynb") if p.stem not in PAGES)
 
 
 def read(path):
@@ -39,8 +42,10 @@ def scratch_project(folder):
     "A copy of nbs/ with its neighbours where relative paths expect them (`../..` is this clone's parent)."
     project = folder / "project"
     shutil.copytree(NBS, project / "nbs", ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
-    shutil.copy(ROOT / "settings.ini", project)
-    shutil.copytree(ROOT / "wsss_nb", project / "wsss_nb", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("settings.ini", "Makefile"):
+        shutil.copy(ROOT / name, project)
+    for name in ("wsss_nb", "tests"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     shared = ROOT.parent / "shared"
     if shared.exists():
         (folder / "shared").symlink_to(shared)

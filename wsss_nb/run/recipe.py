@@ -40,6 +40,10 @@ class TermConfig(Plugin):
     def optim(self) -> "Optim | None":
         "Return an optimiser for the term's own parameters; None: the recipe's, at `lr_mult` times its learning rate."
 
+    def floors(self) -> dict[str, float]:
+        "Return the least value of the parts of the loss that have one: drawn below their training curves."
+        return {}
+
 
 class ModelConfig(Plugin):
     "Settings of a baseline; `build(num_classes, seed)` makes the CAM model."

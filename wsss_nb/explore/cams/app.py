@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ipywidgets import HTML, Textarea, VBox
+from matplotlib.figure import Figure
 
 from ...draw.grids import render
 from .canvas import Canvas
@@ -188,6 +189,11 @@ class CamExplorer(VBox):
             self.status.say(f"{name}, {max(len(content) // 1000, 1)} kB: in the browser's downloads.")
 
         self.making.start(f"Drawing {name}", draw, offer, self.status.fail)
+
+    def figure(self, title: str = "") -> Figure:
+        "Draw the current view as a figure, without widgets; the default title names image and data set."
+        title = title or f"{self.state.image} of {self.source.data_of(self.state.split).name}"
+        return export_figure(panels(self.source, self.state), title)
 
     def _show_code(self) -> None:
         hidden = self.code.layout.display == "none"
