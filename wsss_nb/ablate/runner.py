@@ -70,6 +70,7 @@ def cluster(
     scheduler: str
     | None = None,  # None: local workers; 'slurm': Slurm jobs; or a scheduler's tcp://host:port
     device: str = "auto",
+    patience: float = 20.0,  # seconds to wait for the scheduler's answer
 ) -> Iterator[Client]:
     "Start or connect to dask workers and yield a client."
     with dask.config.set(
@@ -81,7 +82,7 @@ def cluster(
     ):
         if scheduler and scheduler != "slurm":
             try:
-                client = Client(scheduler, timeout="20s")
+                client = Client(scheduler, timeout=patience)
             except (OSError, ValueError) as e:
                 raise UserError(
                     f"No scheduler answers at {scheduler} ({type(e).__name__}).",
