@@ -70,6 +70,7 @@ def instances_text(scores, title: str) -> str:
     "Format the AP of instances in percent: a table of the classes and their mean."
     table = scores.frame().rename_axis(None)
     table[["ap", "ap50", "ap75"]] *= 100
+    table = table.rename(columns={"ap": "AP", "ap50": "AP50", "ap75": "AP75"})
     return f"{table.to_string(**SHOW)}\n\n{title}, {len(scores.ap.images)} images"
 
 # %% ../../nbs/commands/07_eval.ipynb #6b4c129c
