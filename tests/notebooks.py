@@ -1,4 +1,4 @@
-"Run notebooks in their own processes, a few at a time, in a copy of the project so that no test writes to the work tree."
+"Run notebooks in their own processes, a few at a time, in a copy of the project: no test writes to the work tree."
 
 import json
 import os
@@ -19,7 +19,7 @@ TIMEOUT = int(os.environ.get("WSSS_NB_TEST_TIMEOUT", 300))  # seconds for one wh
 
 
 def library_notebooks():
-    "Notebooks that export a module, as paths below nbs/ without suffix: 'losses/05_fbr'."
+    "List the notebooks that export a module, as paths below nbs/ without suffix: 'losses/05_fbr'."
     return sorted(
         p.relative_to(NBS).with_suffix("").as_posix()
         for p in NBS.rglob("[0-9]*.ipynb")
@@ -28,6 +28,7 @@ def library_notebooks():
 
 
 def companions():
+    "List the companion notebooks by name: 'train', 'explore'."
     return sorted(p.stem for p in NBS.glob("[a-z]*.ipynb") if p.stem != "index")
 
 
@@ -36,7 +37,7 @@ def read(path):
 
 
 def scratch_project(folder):
-    "A copy of nbs/ with its neighbours where relative paths expect them (`../..` is this clone's parent)."
+    "Copy nbs/ and the files beside it, so that relative paths hold (`../..` is this clone's parent)."
     project = folder / "project"
     shutil.copytree(NBS, project / "nbs", ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
     shutil.copy(ROOT / "settings.ini", project)
@@ -48,10 +49,12 @@ def scratch_project(folder):
 
 
 class Pool:
-    "Notebooks, a few at a time, each in a fork of a process that has imported what they all import (`warm.py`)."
+    "Runs notebooks a few at a time, each in a fork of a process that has imported the heavy packages (`warm.py`)."
 
     def __init__(self, names, folder):
-        self.project, self.seconds, self.idle = scratch_project(folder), {}, Queue()
+        self.project = scratch_project(folder)
+        self.seconds = {}  # notebook -> duration
+        self.idle = Queue()  # servers without a notebook
         env = dict(
             os.environ,
             OMP_NUM_THREADS="1",
@@ -75,20 +78,22 @@ class Pool:
         for server in self.servers:
             self.idle.put(server)
         self.threads = ThreadPoolExecutor(WORKERS)
-        self.futures = {n: self.threads.submit(self._run, n) for n in names}
+        self.futures = {name: self.threads.submit(self._run, name) for name in names}
 
     def wait(self, name):
-        "'' when the notebook ran through, else what a person needs to see."
+        "Return '' after the notebook ran through, else a report on the failed cell."
         return self.futures[name].result()
 
     def close(self):
+        "Cancel the notebooks that have not started and kill the servers."
         self.threads.shutdown(wait=True, cancel_futures=True)
         for server in self.servers:
             server.kill()
             server.wait()
 
     def _run(self, name):
-        start, server = time.perf_counter(), self.idle.get()
+        start = time.perf_counter()
+        server = self.idle.get()
         try:
             print(self.project / "nbs" / f"{name}.ipynb", file=server.stdin, flush=True)
             return json.loads(server.stdout.readline() or f'"{name}: tests/warm.py died"')

@@ -1,4 +1,4 @@
-"README.md is written from nbs/index.ipynb.   python tests/readme.py [--write]   (without: fails when out of step)"
+"Write README.md from nbs/index.ipynb: `python tests/readme.py --write`; without --write: fail if it is out of date."
 
 import re
 import sys
@@ -11,17 +11,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def render(path=ROOT / "nbs/index.ipynb"):
-    "The notebook as markdown, without hidden cells, with links as seen from the top of the project."
+    "Render the notebook as markdown, without hidden cells, with links relative to the top of the project."
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if not re.match(r"#\|\s*hide\b", c.source)]
     for c in nb.cells:
         c.source = re.sub(r"^#\|.*\n", "", c.source, flags=re.M)
     body, _ = MarkdownExporter().from_notebook_node(nb)
     body = re.sub(r'(\]\(|src=")\.\./', r"\1", body)  # ../figures/x.png -> figures/x.png
-    body = re.sub(
-        r"\]\(((?!https?:|#|/)[\w./]+\.ipynb)", r"](nbs/\1", body
-    )  # losses/05_fbr.ipynb -> nbs/losses/05_fbr.ipynb
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in body.split("\n"))).strip() + "\n"
+    # losses/05_fbr.ipynb -> nbs/losses/05_fbr.ipynb
+    body = re.sub(r"\]\(((?!https?:|#|/)[\w./]+\.ipynb)", r"](nbs/\1", body)
+    text = "\n".join(line.rstrip() for line in body.split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 if __name__ == "__main__":
