@@ -1,6 +1,9 @@
 "Shared fixtures: a deterministic hypothesis profile, a clean environment, the notebook pool and its time table."
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two notebooks run side by side
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -33,18 +36,23 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_collection_finish(session):
+    "Start the selected notebooks before the first test: the other tests use only one core."
+    if session.config.option.collectonly:
+        return
+    wanted = [item for item in session.items if "pool" in getattr(item, "fixturenames", ())]
+    if wanted:
+        folder = Path(tempfile.mkdtemp(prefix="wsss-notebooks-"))
+        names = dict.fromkeys(item.callspec.params["nb"] for item in wanted)
+        session.config.stash[_POOL] = notebooks.Pool(list(names), folder)
+        session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        session.config.add_cleanup(session.config.stash[_POOL].close)
+
+
 @pytest.fixture(scope="session")
-def pool(request, tmp_path_factory):
-    "Run every selected notebook in its own process, two at a time; each test waits for its own notebook."
-    names = dict.fromkeys(
-        item.callspec.params["nb"]
-        for item in request.session.items
-        if "pool" in getattr(item, "fixturenames", ())
-    )
-    pool = notebooks.Pool(list(names), tmp_path_factory.mktemp("notebooks"))
-    request.config.stash[_POOL] = pool
-    yield pool
-    pool.close()
+def pool(request):
+    "Every selected notebook, each executed in its own process; each test waits for its notebook."
+    return request.config.stash[_POOL]
 
 
 def pytest_terminal_summary(terminalreporter, config):

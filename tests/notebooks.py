@@ -27,9 +27,12 @@ def library_notebooks():
     )
 
 
+PAGES = ("index", "contributing")  # without parameters
+
+
 def companions():
     "List the companion notebooks by name: 'train', 'explore'."
-    return sorted(p.stem for p in NBS.glob("[a-z]*.ipynb") if p.stem != "index")
+    return sorted(p.stem for p in NBS.glob("[a-z]*.ipynb") if p.stem not in PAGES)
 
 
 def read(path):
@@ -40,8 +43,10 @@ def scratch_project(folder):
     "Copy nbs/ and the files beside it, so that relative paths hold (`../..` is this clone's parent)."
     project = folder / "project"
     shutil.copytree(NBS, project / "nbs", ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
-    shutil.copy(ROOT / "settings.ini", project)
-    shutil.copytree(ROOT / "wsss_nb", project / "wsss_nb", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("settings.ini", "Makefile"):
+        shutil.copy(ROOT / name, project)
+    for name in ("wsss_nb", "tests"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     shared = ROOT.parent / "shared"
     if shared.exists():
         (folder / "shared").symlink_to(shared)
@@ -49,13 +54,13 @@ def scratch_project(folder):
 
 
 class Pool:
-    "Runs notebooks a few at a time, each in a fork of a process that has imported the heavy packages (`warm.py`)."
+    """Runs notebooks, each in a fork of a process that has imported the heavy packages (`warm.py`).
+
+    One process works through them beside the other tests. When a test first waits for a notebook, all WORKERS do."""
 
     def __init__(self, names, folder):
         self.project = scratch_project(folder)
-        self.seconds = {}  # notebook -> duration
-        self.idle = Queue()  # servers without a notebook
-        env = dict(
+        self.env = dict(
             os.environ,
             OMP_NUM_THREADS="1",
             OMP_WAIT_POLICY="passive",
@@ -64,39 +69,42 @@ class Pool:
             JUPYTER_DATA_DIR=str(folder / "jupyter"),
             PYTHONHASHSEED="0",
         )
-        self.servers = [
-            subprocess.Popen(
-                [sys.executable, ROOT / "tests/warm.py", str(TIMEOUT)],
-                env=env,
-                cwd=self.project,
-                text=True,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-            for _ in range(WORKERS)
-        ]
-        for server in self.servers:
-            self.idle.put(server)
+        self.seconds = {}  # notebook -> duration
+        self.servers = []
+        self.idle = Queue()  # servers without a notebook
+        self.add_server()
         self.threads = ThreadPoolExecutor(WORKERS)
         self.futures = {name: self.threads.submit(self._run, name) for name in names}
 
+    def add_server(self):
+        "Start another process that runs notebooks."
+        command = [sys.executable, ROOT / "tests/warm.py", str(TIMEOUT)]
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.servers.append(subprocess.Popen(command, env=self.env, cwd=self.project, **pipes))
+        self.idle.put(self.servers[-1])
+
     def wait(self, name):
         "Return '' after the notebook ran through, else a report on the failed cell."
+        if not self.futures[name].done():
+            while len(self.servers) < WORKERS:
+                self.add_server()
         return self.futures[name].result()
 
     def close(self):
         "Cancel the notebooks that have not started and kill the servers."
-        self.threads.shutdown(wait=True, cancel_futures=True)
+        for future in self.futures.values():
+            future.cancel()
         for server in self.servers:
             server.kill()
             server.wait()
+        self.threads.shutdown(wait=True)
 
     def _run(self, name):
-        start = time.perf_counter()
         server = self.idle.get()
+        start = time.perf_counter()
         try:
             print(self.project / "nbs" / f"{name}.ipynb", file=server.stdin, flush=True)
             return json.loads(server.stdout.readline() or f'"{name}: tests/warm.py died"')
         finally:
-            self.idle.put(server)
             self.seconds[name] = time.perf_counter() - start
+            self.idle.put(server)

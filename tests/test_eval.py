@@ -149,6 +149,7 @@ def test_everything_wrong_is_one_error(folders):
         ("--truth {0}/truth --pred {0}/pred --out x.xls", "'.xls'"),
         ("--truth {0}/truth --pred {0}/pred --threshold 0.3", "are for runs"),
         ("1234 --classes {0}/classes.txt", "for two folders"),
+        ("--truth {0}/truth --pred {0}/pred --instances", "are for runs"),
     ],
 )
 def test_bad_calls(folders, typed, words):
@@ -197,6 +198,21 @@ def test_refined_masks(store):
     ):
         bad = call(run.key, "--masks", name, "--runs", folder)
         assert bad.exit_code == 2 and words in bad.stderr, bad.stderr
+
+
+def test_instances(store, tmp_path):
+    "The first call trains IRN, the second one loads it; per class and in the mean, in percent on the terminal."
+    pytest.importorskip("faster_coco_eval")
+    folder, runs = store
+    words = (runs[0].key, "--runs", folder, "--instances", "--device", "cpu", "--out", tmp_path / "ap.csv")
+    first, second = call(*words), call(*words)
+    assert first.exit_code == 0, first.stderr
+    table = pd.read_csv(tmp_path / "ap.csv", index_col="class")
+    assert list(table) == ["ap", "ap50", "ap75", "instances"] and table.index[-1] == "mean"
+    assert f"{100 * table.loc['mean', 'ap50']:.1f}" in first.stdout and first.stdout == second.stdout
+    assert f"instances of cam (smoke, seed 0, {runs[0].key[:6]}" in first.stdout
+    assert len(list(runs[0].path.glob("refined/networks/*/irn-*"))) == 1
+    assert not (runs[1].path / "refined").exists()
 
 
 def test_shards_merged_are_the_whole():

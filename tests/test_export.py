@@ -10,9 +10,9 @@ import sys
 
 import pytest
 import readme
-from notebooks import NBS, ROOT, companions, library_notebooks, read
+from notebooks import NBS, PAGES, ROOT, companions, library_notebooks, read
 
-ALL = library_notebooks() + companions() + ["index"]
+ALL = [*library_notebooks(), *companions(), *PAGES]
 MACHINE_PATH = re.compile(r"(?<![\w.:/~}-])/(?:work|tmp|root|home|Users|var|usr|opt)/\w")
 
 
@@ -80,6 +80,13 @@ def test_links_between_notebooks_exist():
 def test_readme_is_what_index_says():
     if (ROOT / "README.md").read_text(encoding="utf-8") != readme.render():
         pytest.fail("README.md is not what nbs/index.ipynb says: run make nbs", pytrace=False)
+
+
+def test_table_of_modules_is_in_step():
+    if readme.with_modules() != readme.CONTRIBUTING.read_text(encoding="utf-8"):
+        pytest.fail(
+            "the table of modules in nbs/contributing.ipynb is out of step: run make nbs", pytrace=False
+        )
 
 
 def test_readme_links_exist():

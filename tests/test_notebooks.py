@@ -1,10 +1,10 @@
 "Every library notebook runs from its first cell to its last. Its examples are the library's tests."
 
 import pytest
-from notebooks import library_notebooks
+from notebooks import PAGES, library_notebooks
 
 
-@pytest.mark.parametrize("nb", [*library_notebooks(), "index"])
+@pytest.mark.parametrize("nb", [*library_notebooks(), *PAGES])
 def test_notebook(nb, pool):
     problem = pool.wait(nb)
     if problem:

@@ -1,11 +1,12 @@
 "Rules of the code: lint, small modules, imports from lower floors only, no build tool in the library."
 
 import ast
+import re
 import subprocess
 import sys
 
 import pytest
-from notebooks import ROOT
+from notebooks import NBS, ROOT, companions, read
 
 LIB = ROOT / "wsss_nb"
 # The floors of the library, lowest first. A module imports from lower floors and from its own wing only.
@@ -89,6 +90,30 @@ def test_module(path):
             own = wing(name) == wing(name_of(path))
             lower = floor(name) < floor(name_of(path))
             assert own or lower, f"{problem}: only imports from lower floors are allowed"
+
+
+@pytest.mark.parametrize("nb", [*companions(), "index"])
+def test_imports_from_the_door_only(nb):
+    "Companions and README import from `wsss_nb.api` and nothing else of the library."
+    from wsss_nb.api import DOOR
+
+    for cell in read(NBS / f"{nb}.ipynb").cells:
+        blocks = re.findall(r"```python\n(.*?)```", cell.source, re.S)
+        for code in [cell.source] if cell.cell_type == "code" else blocks:
+            for node in ast.walk(ast.parse(code)):
+                if isinstance(node, ast.Import):
+                    assert not any(a.name.split(".")[0] == "wsss_nb" for a in node.names), code
+                if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "wsss_nb":
+                    assert node.module == "wsss_nb.api", f"import from wsss_nb.api only:\n{code}"
+                    unknown = [a.name for a in node.names if a.name not in DOOR]
+                    assert not unknown, f"wsss_nb.api has no {unknown}"
+
+
+def test_readme_lists_the_wings():
+    "The table of wings in README has the floors above."
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    listed = [(int(n), wing) for n, wings in rows for wing in re.findall(r"`(\w+)[./][^`]*`", wings)]
+    assert listed == [(n, wing) for n, wings in enumerate(FLOORS, 1) for wing in wings]
 
 
 def test_no_import_cycle():

@@ -11,25 +11,47 @@ from typing import Any
 
 # %% ../nbs/03_api.ipynb #a0b916d9
 DOOR = {  # name -> module
-    # data and runs
+    "UserError": "core",  # raised for what a user can mend; its text says how
+    # data
     "open_data": "data.catalog",
+    "check_data": "data.check",
+    "tagged_folder": "data.tagged",
+    "example_photographs": "data.tagged",
+    "contact_sheet": "draw.grids",
+    # runs
     "make_recipe": "run.presets",
     "run_recipe": "pipeline.experiment",
-    "Experiment": "pipeline.experiment",
     "RunStore": "run.store",
+    "RunPair": "pipeline.pair",
+    # pictures of runs
+    "show_cams": "pipeline.show",
+    "show_seeds": "pipeline.pictures",
+    "draw_training": "pipeline.pictures",
+    "LiveCurves": "pipeline.pictures",
+    # masks
     "refine_run": "pipeline.masks",
-    # looking
+    "save_masks": "pipeline.masks",
+    "mask_shares": "pipeline.pictures",
+    # explorers
+    "Source": "explore.source",
     "CamExplorer": "explore.cams.app",
     "FeatureMap": "explore.map.app",
     "NroiExplorer": "explore.nroi.app",
-    "show_cams": "pipeline.show",
+    "NroiFigures": "explore.nroi.figures",
+    # tables and figures of the papers
+    "listing": "paper.registry",
+    "study": "paper.registry",
+    "Measured": "paper.tables.table",
+    "space_scores": "paper.figures.spaces",
+    "draw_figure": "paper.figures.all",
+    "render_figures": "paper.figures.all",
     # methods of one's own
     "Term": "losses.term",
     "TermConfig": "run.recipe",
     "ModelConfig": "run.recipe",
     "StepConfig": "refine.state",
-    # tables
-    "study": "paper.registry",
+    "CamOutput": "models.cam",
+    "normalised_cam": "models.cam",
 }
 __all__ = [*DOOR]
 

@@ -70,6 +70,7 @@ def cluster(
     scheduler: str
     | None = None,  # None: local workers; 'slurm': Slurm jobs; or a scheduler's tcp://host:port
     device: str = "auto",
+    patience: float = 20.0,  # seconds to wait for the scheduler's answer
 ) -> Iterator[Client]:
     "Start or connect to dask workers and yield a client."
     with dask.config.set(
@@ -81,7 +82,7 @@ def cluster(
     ):
         if scheduler and scheduler != "slurm":
             try:
-                client = Client(scheduler, timeout="20s")
+                client = Client(scheduler, timeout=patience)
             except (OSError, ValueError) as e:
                 raise UserError(
                     f"No scheduler answers at {scheduler} ({type(e).__name__}).",
@@ -186,7 +187,7 @@ class Progress:
 
 # %% ../../nbs/ablate/02_runner.ipynb #e27d8e83
 def run_jobs(
-    jobs: Sequence[Job],
+    jobs: Sequence[Job | Planned],  # jobs, or all of them planned already in this store
     runs: str | Path = "runs",
     workers: int = 1,  # parallel runs on this machine (or Slurm jobs)
     scheduler: str | None = None,  # tcp://host:port of a running dask scheduler, or 'slurm'
@@ -197,7 +198,7 @@ def run_jobs(
     if workers < 1:
         raise UserError(f"The number of workers is {workers}.", "Set it to at least 1.")
     store = RunStore(runs)
-    planned = plan(jobs, store)
+    planned = list(jobs) if all(isinstance(j, Planned) for j in jobs) else plan(jobs, store)
     todo = missing(planned)
     outcomes = {}
     for p in planned:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'split_tags', 'known_tags', 'find_photo', 'place_photo', 'placed_names', 'row_fault', 'read_rows',
-           'tagged_folder', 'begin', 'write_lists']
+           'tagged_folder', 'begin', 'write_lists', 'example_photographs']
 
 # %% ../../nbs/data/08_tagged.ipynb #83709d9b
 import csv
@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_path, list_offenders, read_json, write_json
+from .cooccur import CooccurData
 from .files import BROKEN, IMAGE_SUFFIXES, Faults
 from .folder import read_table
 
@@ -230,3 +231,21 @@ def write_lists(out: Path, rows: dict[str, tuple[Path, list[str], str]], names: 
         p.write_text("".join(f"{c}\n" for c in names))
     with atomic_path(out / "tags.csv") as p, p.open("w", newline="") as f:
         csv.writer(f, lineterminator="\n").writerows(lines)
+
+# %% ../../nbs/data/08_tagged.ipynb #0383fb42
+def example_photographs(
+    folder: str | Path,
+    data: str = "cooccur?n=64&p=0.5",  # a name of the embedded benchmark; its training images are written
+) -> Path:  # the folder: ID.jpg and tags.csv
+    "Write scenes of the embedded benchmark as photographs, with the table of their tags."
+    folder = Path(folder)
+    scenes = CooccurData(data)
+    lines = [["image", "tags"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    for id in scenes.ids("train"):
+        rgb = scenes.load(id)["image"].permute(1, 2, 0).numpy()
+        Image.fromarray(rgb).save(folder / f"{id}.jpg", quality=95)
+        lines.append([f"{id}.jpg", " ".join(scenes.classes[c] for c in scenes.tags[id])])
+    with atomic_path(folder / "tags.csv") as p, p.open("w", newline="") as f:
+        csv.writer(f, lineterminator="\n").writerows(lines)
+    return folder

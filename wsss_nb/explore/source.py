@@ -34,7 +34,7 @@ from ..pipeline.load import load_model, load_terms
 from ..refine.chain import run_threshold
 from ..run.presets import make_recipe
 from ..run.recipe import Inference
-from ..run.store import Run, RunStore
+from ..run.store import Run, RunStore, run_line
 
 # %% ../../nbs/explore/03_source.ipynb #361d561b
 @dataclass(frozen=True)
@@ -218,6 +218,7 @@ class Source(Images):
         self.device = device
         self.runs = dict(zip(run_labels(runs), runs))
         self.recipes = {label: run.recipe for label, run in self.runs.items()}
+        self.lines = {label: run_line(run) for label, run in self.runs.items()}
         self._cams = Cache(64 * MIB)
         self._models = Cache(1024 * MIB)
         self._scores: dict[tuple[str, str], Scores] = {}

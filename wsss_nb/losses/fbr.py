@@ -63,6 +63,9 @@ class FBRConfig(TermConfig, kind="fbr"):
     def build(self, channels: int, num_classes: int, seed: int) -> "FBR":
         return FBR(self, channels, seed)
 
+    def floors(self) -> dict[str, float]:
+        return floors(self)
+
 # %% ../../nbs/losses/05_fbr.ipynb #7bec5406
 def seed_map(
     ncam: Tensor,  # normalised CAM, [C, P]

@@ -42,7 +42,7 @@ def label_folder(teacher: Run, settings: dict[str, Any]) -> Path:
 
 # %% ../../nbs/pipeline/01_teacher.ipynb #b82a70e9
 def infer_all(teacher: Run, data: WsssData, split: str, device: torch.device) -> None:
-    "Write the run's CAMs of every image of a split; keep those that are there."
+    "Infer the missing CAMs of all images of a split."
     if all(cam_path(teacher.path, split, i).exists() for i in data.ids(split)):
         return
     model = load_model(teacher, len(data.classes))

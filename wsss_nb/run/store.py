@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'TRAINED', 'run_key', 'training_key', 'environment', 'hold', 'Run', 'nan_to_null', 'null_to_nan',
-           'RunStore']
+           'run_line', 'RunStore']
 
 # %% ../../nbs/run/02_store.ipynb #c150a558
 import hashlib
@@ -156,6 +156,14 @@ def null_to_nan(x: Any) -> Any:
     if isinstance(x, list):
         return [null_to_nan(v) for v in x]
     return math.nan if x is None else x
+
+
+def run_line(run: Run) -> str:
+    "Name a run in one line: method, preset, seed, beginning of the key, mIoU of its seeds (if it has been measured)."
+    recipe = run.recipe
+    miou = run.result["metrics"].get("miou", math.nan) if run.done else math.nan
+    score = "" if math.isnan(miou) else f", mIoU {100 * miou:.1f}"
+    return f"{recipe.method} ({recipe.preset}, seed {recipe.seed}, {run.key[:6]}{score})"
 
 # %% ../../nbs/run/02_store.ipynb #5120ccda
 class RunStore:

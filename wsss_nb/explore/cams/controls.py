@@ -166,5 +166,4 @@ def offer(
 
 def describe(source: Source, label: str) -> str:
     "A run in a line: key, preset, seed, mIoU."
-    run, r = source.runs[label], source.recipes[label]
-    return f"Run {run.key}: {r.method}, preset {r.preset}, seed {r.seed}, threshold {source.threshold(label):.2f}"
+    return f"{source.lines[label]}, threshold {source.threshold(label):.2f}"

@@ -20,7 +20,8 @@ from ..source import Source
 from ..widgets.compose import heat, outlined, painted, seed_mask
 from ..widgets.sheets import mark
 from ...features.embed import METHODS
-from ...features.of_runs import frequent, sampling_of
+from ...features.of_runs import sampling_of
+from ...pipeline.pair import frequent
 
 # %% ../../../nbs/explore/map/01_state.ipynb #04819fd0
 LAYERS = ("image", "CAM", "seed mask")  # what is shown below the marks

@@ -34,10 +34,10 @@ from ...metrics.curves import FalsePositives
 from ...models.cam import CamModel, normalised_cam
 from .cams import draw_grid, first_runs
 from .fpr_sensitivity import K_ROWS, WEIGHT_ROWS, draw_sensitivity
-from .spaces import faultiest
 from ..registry import FigureSpec, Row
 from ...pipeline.compare import about
 from ...pipeline.load import load_model, load_terms
+from ...pipeline.pair import faultiest
 from ...run.store import Run
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #c94bff5f

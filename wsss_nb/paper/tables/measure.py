@@ -10,6 +10,7 @@ import itertools
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,12 @@ class Measurement:
         overrides: dict[str, Any] | None = None,  # recipe fields changed in all rows
         runs: str | Path | RunStore = "runs",
         command: Sequence[str] = (),  # start of the command that runs it; default: wsss_nb table ID
+        rows: int = 0,  # only the first rows that can run; 0: all
     ):
         self.entry = lookup(entry, self.kind) if isinstance(entry, str) else entry
+        if rows:
+            chosen = [r for r in self.entry.rows if r.method][:rows]
+            self.entry = replace(self.entry, rows=tuple(chosen))
         self.store = runs if isinstance(runs, RunStore) else RunStore(runs)
         self.data = data
         self.preset = preset
@@ -159,6 +164,17 @@ class Measurement:
     def missing(self) -> list[Planned]:
         "Return the planned runs that are not finished, each once."
         return missing(p for ps in self.planned.values() for p in ps)
+
+    def run(
+        self, workers: int = 1, scheduler: str | None = None, device: str = "auto", progress: bool = True
+    ) -> list[Any]:  # an `ablate.execute.Outcome` for each run
+        "Execute the missing runs (see `run_jobs`), then read the results anew."
+        # imported on demand: dask takes a second
+        from wsss_nb.ablate.runner import run_jobs
+
+        outcomes = run_jobs(self.jobs, self.store.root, workers, scheduler, device, progress)
+        self.__dict__.pop("results", None)
+        return outcomes
 
     @property
     def unrefined(self) -> list[tuple[Run, str]]:
