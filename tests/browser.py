@@ -1,11 +1,11 @@
-"""A real browser for tests: chromium on a JupyterLab and a Voilà server of their own, nothing from the internet.
+"""A browser for tests: chromium on JupyterLab and Voilà servers that the tests start, without the internet.
 
-    def test_it(page, voila):                    # or `lab`; add `served` to have the test in both
+    def test_it(page, voila):                    # or `lab`; with `served` the test runs in both
         voila.show(page, "from ipywidgets import IntSlider\\nIntSlider(3)")
         page.get_by_role('slider').press('ArrowRight')
-        screenshot(page, 'slider')               # kept if the environment names a folder: WSSS_NB_SCREENSHOTS
+        screenshot(page, 'slider')               # saved if WSSS_NB_SCREENSHOTS names a folder
 
-A page is Playwright's; its teardown fails the test if JavaScript threw. conftest.py loads the fixtures.
+A page is Playwright's. Its teardown fails the test if JavaScript raised an error. conftest.py loads the fixtures.
 """
 
 import contextlib
@@ -31,16 +31,14 @@ ARGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]  # what needs the internet must fail here
-SECONDS = float(
-    os.environ.get("WSSS_NB_BROWSER_TIMEOUT", 90)
-)  # for one step of a test: two slow cores may be shared
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # a request to the internet must fail
+]
+SECONDS = float(os.environ.get("WSSS_NB_BROWSER_TIMEOUT", 90))  # for one step of a test, on two shared cores
 MEASURED = []  # lines for the end of pytest's report
 
 
 def missing():
-    "Why no browser test can run here; '' if all is there."
+    "Return the reason why no browser test can run here, or ''."
     try:
         import playwright  # noqa: F401
     except ImportError:
@@ -55,14 +53,15 @@ def missing():
 
 
 def find_chromium():
+    "Return the path of chromium, or None."
     names = [os.environ.get("WSSS_NB_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
     return next(filter(None, map(shutil.which, names)), None)
 
 
-@pytest.fixture(
-    scope="module"
-)  # not 'session': Playwright's event loop would be in the way of papermill in other modules
+# Not of scope 'session': Playwright's event loop would disturb papermill in other modules.
+@pytest.fixture(scope="module")
 def chromium():
+    "A running chromium."
     if missing():
         pytest.skip(missing())
     from playwright.sync_api import expect, sync_playwright
@@ -76,7 +75,7 @@ def chromium():
 
 @pytest.fixture
 def page(chromium, request):
-    "A fresh page, 1280 px wide. What JavaScript throws or logs as an error is in `page.problems`."
+    "A fresh page, 1280 px wide. `page.problems` lists the errors that JavaScript raises or logs."
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
     context.set_default_timeout(1000 * SECONDS)
     page = context.new_page()
@@ -108,19 +107,19 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def measured(text):
-    "A line for the end of pytest's report."
+    "Add a line to the end of pytest's report."
     MEASURED.append(text)
 
 
 def says(page, text):
-    "Waits until exactly this text stands on the page."
+    "Wait until the page shows exactly this text."
     from playwright.sync_api import expect
 
     expect(page.get_by_text(text, exact=True)).to_be_visible()
 
 
 def drag(page, box, *where, key=None):
-    "Presses the button at the first of the positions, moves through the others, lets go."
+    "Drag the mouse through positions relative to a box, with a key held down if one is named."
     points = [(box["x"] + p["x"], box["y"] + p["y"]) for p in where]
     if key:
         page.keyboard.down(key)
@@ -134,7 +133,7 @@ def drag(page, box, *where, key=None):
 
 
 def latency(page, act, pictures=".wsss-picture", changed=1):
-    "ms from the first key or pointer event of `act()` until so many of the pictures have shown something new."
+    "Return the ms from the first key or pointer event of `act()` until `changed` of the pictures have changed."
     page.evaluate(
         """([pictures, left]) => {
         let acted = 0;
@@ -153,17 +152,19 @@ def latency(page, act, pictures=".wsss-picture", changed=1):
 
 
 def screenshot(page, name, of=None):
-    "A PNG of the page, or of the locator `of`, in the folder WSSS_NB_SCREENSHOTS; nothing if there is none."
+    "Save a PNG of the page, or of the locator `of`, in the folder WSSS_NB_SCREENSHOTS, if that is set."
     if folder := os.environ.get("WSSS_NB_SCREENSHOTS"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         (of or page).screenshot(path=Path(folder) / f"{name}.png")
 
 
 class Server:
-    "JupyterLab or Voilà on 127.0.0.1, on notebooks in `folder`, with settings and caches of its own there."
+    "JupyterLab or Voilà on 127.0.0.1, with its notebooks, settings and caches below `folder`."
 
     def __init__(self, kind, folder):
-        self.kind, self.folder, self.token = kind, folder / "notebooks", secrets.token_hex()
+        self.kind = kind
+        self.folder = folder / "notebooks"
+        self.token = secrets.token_hex()
         self.folder.mkdir(parents=True)
         self.log = folder / "server.log"
         with socket.socket() as s:
@@ -219,7 +220,7 @@ class Server:
             )
 
     def wait(self):
-        "Returns when the server listens (it answers when it is ready)."
+        "Wait until the server listens (requests then wait until it is ready)."
         until = time.monotonic() + SECONDS
         while time.monotonic() < until and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
@@ -228,33 +229,33 @@ class Server:
         raise RuntimeError(f"{self.kind} does not answer:\n{self.text()[-3000:]}")
 
     def text(self):
+        "Return the log."
         return self.log.read_text(errors="replace")
 
     def close(self):
-        "Ends the server and its kernels."
+        "End the server and its kernels."
         import psutil
 
         with contextlib.suppress(psutil.NoSuchProcess):
-            family = [
-                psutil.Process(self.process.pid),
-                *psutil.Process(self.process.pid).children(recursive=True),
-            ]
+            server = psutil.Process(self.process.pid)
+            family = [server, *server.children(recursive=True)]
             self.process.send_signal(signal.SIGTERM)
             for left in psutil.wait_procs(family, timeout=15)[1]:
                 left.kill()
         self.process.wait()
 
     def show(self, page, *what):
-        "Opens cells of code, or one existing notebook (Path), and runs them: returns when Voilà's page is there; in the lab when all ran."
+        """Open cells of code, or one existing notebook (a Path), and run them.
+
+        Returns when Voilà shows the page, or when JupyterLab has run all cells."""
         name = f"n{len(list(self.folder.glob('*.ipynb')))}.ipynb"
         if len(what) == 1 and isinstance(what[0], Path):
             shutil.copy(what[0], self.folder / name)
         else:
             spec = {"name": "python3", "display_name": "python3", "language": "python"}
             cells = [nbformat.v4.new_code_cell(source) for source in what]
-            nbformat.write(
-                nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec}), self.folder / name
-            )
+            nb = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": spec})
+            nbformat.write(nb, self.folder / name)
         if self.kind == "voila":
             page.goto(f"{self.url}/voila/render/{name}?token={self.token}", wait_until="domcontentloaded")
             page.locator("#rendered_cells").wait_for(state="attached")
@@ -273,6 +274,7 @@ class Server:
 
 
 def _server(kind, folder):
+    "Start a server, yield it and close it; skip the test if no browser test can run."
     if missing():
         pytest.skip(missing())
     server = Server(kind, folder)
@@ -284,15 +286,17 @@ def _server(kind, folder):
 
 @pytest.fixture(scope="module")
 def voila(tmp_path_factory):
+    "A running Voilà server."
     yield from _server("voila", tmp_path_factory.mktemp("voila"))
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
+    "A running JupyterLab server."
     yield from _server("lab", tmp_path_factory.mktemp("lab"))
 
 
 @pytest.fixture(params=["voila", "lab"])
 def served(request):
-    "Each in turn: a test that takes it runs in Voilà and in JupyterLab."
+    "Each server in turn: the test runs in Voilà and in JupyterLab."
     return request.getfixturevalue(request.param)

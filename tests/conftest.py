@@ -1,4 +1,4 @@
-"Shared fixtures: one deterministic hypothesis profile, a quiet environment, the notebook pool and its time table."
+"Shared fixtures: a deterministic hypothesis profile, a clean environment, the notebook pool and its time table."
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two notebooks run side by side
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "agg")
-os.environ.pop("WSSS_NB_DEBUG", None)  # a developer's shell must not change what the tests see
+os.environ.pop("WSSS_NB_DEBUG", None)  # a developer's shell must not change the results
 
 import notebooks  # noqa: E402
 import pytest  # noqa: E402
@@ -32,18 +32,18 @@ _POOL = pytest.StashKey()
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--long", action="store_true", help="twenty kills and 64 kernels instead of a few (minutes)"
+        "--long", action="store_true", help="twenty kills and 64 kernels instead of 3 and 16 (takes minutes)"
     )
 
 
 def pytest_collection_finish(session):
-    "Begin with the selected notebooks now: other tests keep one core busy at a time."
+    "Start the selected notebooks before the first test: the other tests use only one core."
     if session.config.option.collectonly:
         return
-    wanted = [i for i in session.items if "pool" in getattr(i, "fixturenames", ())]
+    wanted = [item for item in session.items if "pool" in getattr(item, "fixturenames", ())]
     if wanted:
         folder = Path(tempfile.mkdtemp(prefix="wsss-notebooks-"))
-        names = dict.fromkeys(i.callspec.params["nb"] for i in wanted)
+        names = dict.fromkeys(item.callspec.params["nb"] for item in wanted)
         session.config.stash[_POOL] = notebooks.Pool(list(names), folder)
         session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
         session.config.add_cleanup(session.config.stash[_POOL].close)
@@ -51,14 +51,14 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(scope="session")
 def pool(request):
-    "Every selected notebook, executed in a process of its own; each test waits for its own."
+    "Every selected notebook, each executed in its own process; each test waits for its notebook."
     return request.config.stash[_POOL]
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    p = config.stash.get(_POOL, None)
-    if p is None or not p.seconds:
+    pool = config.stash.get(_POOL, None)
+    if pool is None or not pool.seconds:
         return
     terminalreporter.section("notebooks, seconds each")
-    slow = sorted(p.seconds.items(), key=lambda kv: -kv[1])
-    terminalreporter.write_line("  ".join(f"{n} {s:.0f}" for n, s in slow))
+    slowest_first = sorted(pool.seconds.items(), key=lambda pair: -pair[1])
+    terminalreporter.write_line("  ".join(f"{name} {seconds:.0f}" for name, seconds in slowest_first))

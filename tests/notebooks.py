@@ -1,4 +1,4 @@
-"Run notebooks in their own processes, a few at a time, in a copy of the project so that no test writes to the work tree."
+"Run notebooks in their own processes, a few at a time, in a copy of the project: no test writes to the work tree."
 
 import json
 import os
@@ -19,7 +19,7 @@ TIMEOUT = int(os.environ.get("WSSS_NB_TEST_TIMEOUT", 300))  # seconds for one wh
 
 
 def library_notebooks():
-    "Notebooks that export a module, as paths below nbs/ without suffix: 'losses/05_fbr'."
+    "List the notebooks that export a module, as paths below nbs/ without suffix: 'losses/05_fbr'."
     return sorted(
         p.relative_to(NBS).with_suffix("").as_posix()
         for p in NBS.rglob("[0-9]*.ipynb")
@@ -27,10 +27,11 @@ def library_notebooks():
     )
 
 
-PAGES = ("index", "contributing")  # read, not run with parameters
+PAGES = ("index", "contributing")  # without parameters
 
 
 def companions():
+    "List the companion notebooks by name: 'train', 'explore'."
     return sorted(p.stem for p in NBS.glob("[a-z]*.ipynb") if p.stem not in PAGES)
 
 
@@ -39,7 +40,7 @@ def read(path):
 
 
 def scratch_project(folder):
-    "A copy of nbs/ with its neighbours where relative paths expect them (`../..` is this clone's parent)."
+    "Copy nbs/ and the files beside it, so that relative paths hold (`../..` is this clone's parent)."
     project = folder / "project"
     shutil.copytree(NBS, project / "nbs", ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
     for name in ("settings.ini", "Makefile"):
@@ -53,9 +54,9 @@ def scratch_project(folder):
 
 
 class Pool:
-    """Notebooks, each in a fork of a process that has imported what they all import (`warm.py`).
+    """Runs notebooks, each in a fork of a process that has imported the heavy packages (`warm.py`).
 
-    One process works through them beside the other tests; when a test first waits for a notebook, all WORKERS do."""
+    One process works through them beside the other tests. When a test first waits for a notebook, all WORKERS do."""
 
     def __init__(self, names, folder):
         self.project = scratch_project(folder)
@@ -68,27 +69,29 @@ class Pool:
             JUPYTER_DATA_DIR=str(folder / "jupyter"),
             PYTHONHASHSEED="0",
         )
-        self.seconds = {}
+        self.seconds = {}  # notebook -> duration
         self.servers = []
-        self.idle = Queue()
+        self.idle = Queue()  # servers without a notebook
         self.add_server()
         self.threads = ThreadPoolExecutor(WORKERS)
-        self.futures = {n: self.threads.submit(self._run, n) for n in names}
+        self.futures = {name: self.threads.submit(self._run, name) for name in names}
 
     def add_server(self):
+        "Start another process that runs notebooks."
         command = [sys.executable, ROOT / "tests/warm.py", str(TIMEOUT)]
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.servers.append(subprocess.Popen(command, env=self.env, cwd=self.project, **pipes))
         self.idle.put(self.servers[-1])
 
     def wait(self, name):
-        "'' when the notebook ran through, else what a person needs to see."
+        "Return '' after the notebook ran through, else a report on the failed cell."
         if not self.futures[name].done():
             while len(self.servers) < WORKERS:
                 self.add_server()
         return self.futures[name].result()
 
     def close(self):
+        "Cancel the notebooks that have not started and kill the servers."
         for future in self.futures.values():
             future.cancel()
         for server in self.servers:

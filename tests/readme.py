@@ -1,6 +1,6 @@
-"""README.md is written from nbs/index.ipynb, and the table of modules in nbs/contributing.ipynb from all notebooks.
+"""Write README.md from nbs/index.ipynb, and the table of modules in nbs/contributing.ipynb from all notebooks.
 
-python tests/readme.py [--write]   (without: fails when one of them is out of step)"""
+`python tests/readme.py --write`; without --write: fail if one of them is out of date."""
 
 import json
 import re
@@ -19,7 +19,7 @@ MODULES = "<!-- modules: written by `make nbs` -->"  # first line of the cell wi
 
 
 def render(path=ROOT / "nbs/index.ipynb"):
-    "Return the notebook as markdown, without hidden cells, with links as seen from the top of the project."
+    "Render the notebook as markdown, without hidden cells, with links relative to the top of the project."
     nb = nbformat.read(path, as_version=4)
     nb.cells = [c for c in nb.cells if not re.match(r"#\|\s*hide\b", c.source)]
     for c in nb.cells:
@@ -28,7 +28,8 @@ def render(path=ROOT / "nbs/index.ipynb"):
     body = re.sub(r'(\]\(|src=")\.\./', r"\1", body)  # ../figures/x.png -> figures/x.png
     # losses/05_fbr.ipynb -> nbs/losses/05_fbr.ipynb
     body = re.sub(r"\]\(((?!https?:|#|/)[\w./]+\.ipynb)", r"](nbs/\1", body)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in body.split("\n"))).strip() + "\n"
+    text = "\n".join(line.rstrip() for line in body.split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def module_of(name):

@@ -1,4 +1,4 @@
-"figures/explorer.jpg is the explorer as it stands in a browser.   python tests/screenshot.py RUNS   (a store in which `make demo` has run)"
+"Photograph the explorer for figures/explorer.jpg: `python tests/screenshot.py RUNS`, a store after `make demo`."
 
 import sys
 import tempfile
@@ -15,14 +15,12 @@ explorer
 
 
 def shoot(runs, file):
-    "A JPEG of the explorer on the latest runs of a store, at 1.5 times a page's resolution."
+    "Save a JPEG of the explorer on the latest runs of a store, at 1.5 times the page's resolution."
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
-        browser, server = (
-            p.chromium.launch(executable_path=find_chromium(), args=ARGS),
-            Server("voila", Path(folder)),
-        )
+        browser = p.chromium.launch(executable_path=find_chromium(), args=ARGS)
+        server = Server("voila", Path(folder))
         try:
             page = browser.new_page(viewport={"width": 1280, "height": 900}, device_scale_factor=1.5)
             page.set_default_timeout(3000 * SECONDS)

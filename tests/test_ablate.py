@@ -1,4 +1,4 @@
-"The ablation runner under force: killed processes, many kernels, Ctrl-C, a failing run, workers on other machines."
+"The ablation runner under stress: killed processes, many kernels, Ctrl-C, a failing run, workers on other machines."
 
 import json
 import os
@@ -30,7 +30,7 @@ import json, signal, sys
 from wsss_nb.ablate.plan import Job
 from wsss_nb.ablate.runner import run_jobs
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background jobs inherit that it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background jobs ignore it otherwise
     jobs = [Job(**j) for j in json.loads(sys.argv[1])]
     outcomes = run_jobs(jobs, sys.argv[2], workers=int(sys.argv[3]), device="cpu", progress=False)
     sys.exit([o.status for o in outcomes].count("failed"))
@@ -38,43 +38,39 @@ if __name__ == "__main__":
 
 
 def start(jobs, store, workers=2):
-    command = [
-        sys.executable,
-        "-c",
-        RUNNER,
-        json.dumps([j.model_dump() for j in jobs]),
-        str(store),
-        str(workers),
-    ]
+    "Run jobs in another process."
+    described = json.dumps([j.model_dump() for j in jobs])
+    command = [sys.executable, "-c", RUNNER, described, str(store), str(workers)]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
 def processes(runner):
-    "Worker processes of a runner, and their kernels."
+    "Return the worker processes of a runner, and their kernels."
+
+    def running(word, found):
+        return [p for p in found if any(word in part for part in p.cmdline())]
+
     try:
-        children = psutil.Process(runner.pid).children()
-        workers = [p for p in children if any("spawn_main" in part for part in p.cmdline())]
-        return workers, [
-            k for w in workers for k in w.children() if any("ipykernel" in part for part in k.cmdline())
-        ]
+        workers = running("spawn_main", psutil.Process(runner.pid).children())
+        return workers, running("ipykernel", [k for w in workers for k in w.children()])
     except psutil.NoSuchProcess:
         return [], []
 
 
 def results(store):
-    "Metrics of each run: what a table is made of."
+    "Return the metrics of each finished run as text."
     return {r.key: json.dumps(r.result["metrics"], sort_keys=True) for r in RunStore(store) if r.done}
 
 
 def finished(store):
-    "When each result was written."
+    "Return the time at which each result was written."
     return {p.parent.name: p.stat().st_mtime_ns for p in Path(store).glob("*/result.json")}
 
 
 def leftovers(store, patience=30):
-    "Processes that still work on a store; a kernel whose parent was killed has some seconds to end itself."
+    "Find processes that still work on a store; a kernel whose parent was killed needs some seconds to end."
     end = time.monotonic() + patience
     while (found := at_work(store)) and time.monotonic() < end:
         time.sleep(0.5)
@@ -82,12 +78,12 @@ def leftovers(store, patience=30):
 
 
 def at_work(store):
+    "Find processes that name the store in their command line or have a file of it open."
     found = []
     for p in psutil.process_iter(["cmdline"]):
         try:
-            if any(str(store) in part for part in p.info["cmdline"] or ()) or any(
-                str(store) in f.path for f in p.open_files()
-            ):
+            texts = [*(p.info["cmdline"] or ()), *(f.path for f in p.open_files())]
+            if any(str(store) in text for text in texts):
                 found.append(p)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             pass
@@ -95,19 +91,21 @@ def at_work(store):
 
 
 def test_killed_at_random_moments(tmp_path, request):
-    "Runner, worker or kernel killed: the table is complete and equal to the undisturbed one, no run done twice."
-    kills, rng = (20 if request.config.getoption("--long") else 3), random.Random(0)
+    "After kills of the runner, workers and kernels, the results equal the undisturbed ones; no run is done twice."
+    kills = 20 if request.config.getoption("--long") else 3
+    rng = random.Random(0)
     jobs = grid(["cam", "cam+fbr"], seeds=3 if kills > 3 else 1, **TINY)
     assert start(jobs, tmp_path / "calm").wait(600) == 0
-    store, seen, done = tmp_path / "killed", {}, dict.fromkeys(("runner", "worker", "kernel"), 0)
+    store = tmp_path / "killed"
+    seen = {}
+    done = dict(runner=0, worker=0, kernel=0)  # kills of each
     runner = start(jobs, store)
     while sum(done.values()) < kills:
         time.sleep(rng.uniform(0.5, 6))
-        assert {
-            k: v for k, v in finished(store).items() if k in seen
-        } == seen  # nothing finished is ever written again
-        seen = finished(store)
-        if runner.poll() is not None:  # all are done: take one away and go on
+        now = finished(store)
+        assert {k: v for k, v in now.items() if k in seen} == seen  # no result is ever written again
+        seen = now
+        if runner.poll() is not None:  # all runs are finished: remove one and start again
             if len(seen) == len(jobs):
                 gone = rng.choice(sorted(seen))
                 RunStore(store).remove(gone)
@@ -127,16 +125,16 @@ def test_killed_at_random_moments(tmp_path, request):
     for run in RunStore(store):
         steps = [row["step"] for row in run.log()]
         assert steps == sorted(set(steps)), f"{run.key}: a step was logged twice"
-        assert not list(run.path.rglob(".*")), "something half-written was left behind"
+        assert not list(run.path.rglob(".*")), "an incomplete file was left"
     assert not leftovers(store)
 
 
 def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
-    "Ctrl-C reaches the whole terminal; runs write a checkpoint, no process is left, the same call goes on."
+    "Ctrl-C reaches all processes: runs write a checkpoint, no process is left, and the same call resumes."
     long = TINY | {"overrides": TINY["overrides"] | {"training.steps": 150}}
     runner = start([Job(method="cam", seed=0, **long)], tmp_path / "runs", 1)
     log = None
-    while not (log and log.stat().st_size):  # a first step, which a checkpoint can be of
+    while not (log and log.stat().st_size):  # a checkpoint needs a first step
         time.sleep(0.3)
         log = next((tmp_path / "runs").glob("*/log.jsonl"), None)
         assert runner.poll() is None, runner.stdout.read()
@@ -152,7 +150,7 @@ def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
 
 
 def test_many_kernels_at_once(tmp_path, request):
-    "No execution is lost to kernel start-up."
+    "No execution fails because many kernels start at once."
     n = 64 if request.config.getoption("--long") else 16
     cells = [
         nbformat.v4.new_code_cell("number = 0", metadata=dict(tags=["parameters"])),
@@ -160,101 +158,66 @@ def test_many_kernels_at_once(tmp_path, request):
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "source.ipynb")
     with cluster(8, device="cpu") as client:
+        source = tmp_path / "source.ipynb"
         futures = [
-            client.submit(
-                execute, tmp_path / "source.ipynb", dict(number=i), tmp_path / f"{i}.ipynb", attempts=1
-            )
+            client.submit(execute, source, dict(number=i), tmp_path / f"{i}.ipynb", attempts=1)
             for i in range(n)
         ]
         assert [f.result() for f in futures] == [{"status": "done"}] * n
-    squares = [
-        nbformat.read(tmp_path / f"{i}.ipynb", 4).cells[-1].outputs[0].data["text/plain"] for i in range(n)
-    ]
+    executed = [nbformat.read(tmp_path / f"{i}.ipynb", 4) for i in range(n)]
+    squares = [nb.cells[-1].outputs[0].data["text/plain"] for nb in executed]
     assert squares == [str(i**2) for i in range(n)]
 
 
 def test_a_failing_run_is_a_row(tmp_path, monkeypatch):
-    "The others are finished; the outcome names error, cell and executed notebook. A relative path is one from here."
+    "The other run is finished; the outcome of the failed one names the error, the cell and the executed notebook."
     drawn = open_data("cooccur?n=24&size=64")
     samples = {s: [drawn.load(i, ["image", "mask"]) for i in drawn.ids(s)] for s in ("train", "val")}
     folder = write_folder(tmp_path / "data", samples, drawn.classes)
     picture = next((folder / "JPEGImages").iterdir())
     picture.write_bytes(picture.read_bytes()[:-300])  # truncated: found when it is decoded
     monkeypatch.chdir(tmp_path)
-    bad, good = run_jobs(
-        [Job(**TINY | {"data": "folder:data"}), Job(**TINY)],
-        tmp_path / "runs",
-        2,
-        device="cpu",
-        progress=False,
-    )
-    assert (
-        (good.status, bad.status) == ("done", "failed")
-        and "UserError" in bad.error
-        and picture.name in bad.error
-    )
+    jobs = [Job(**TINY | {"data": "folder:data"}), Job(**TINY)]  # the path is relative to this folder
+    bad, good = run_jobs(jobs, tmp_path / "runs", 2, device="cpu", progress=False)
+    assert (good.status, bad.status) == ("done", "failed")
+    assert "UserError" in bad.error and picture.name in bad.error
     cell = nbformat.read(bad.notebook, 4).cells[bad.cell]
     assert any(o.output_type == "error" for o in cell.outputs)
 
 
 def test_workers_that_do_not_see_the_store(tmp_path):
-    "Separate scheduler and workers, each in a folder of its own: the result comes back, model and CAMs stay there."
-    jobs, folders = grid(["cam", "cam+fbr"], **TINY), [tmp_path / "node1", tmp_path / "node2"]
-    environment, python = os.environ | {"PYTHONPATH": str(ROOT)}, [sys.executable, "-m"]
-    scheduler = subprocess.Popen(
-        [
-            *python,
-            "distributed.cli.dask_scheduler",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            "0",
-            "--no-dashboard",
-            "--scheduler-file",
-            str(tmp_path / "address"),
-        ],
-        env=environment,
-        stderr=subprocess.DEVNULL,
-    )
-    started = [scheduler]
+    "Workers in folders of their own send the results back; models and CAMs stay with them."
+    jobs = grid(["cam", "cam+fbr"], **TINY)
+    file = tmp_path / "address"
+    started = []
+
+    def run(module, options, folder):
+        "Start a scheduler or a worker."
+        command = [sys.executable, "-m", module, "--host", "127.0.0.1", "--no-dashboard"]
+        command += ["--scheduler-file", str(file), *options.split()]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        started.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL))
+
     try:
-        while not (tmp_path / "address").exists():
+        run("distributed.cli.dask_scheduler", "--port 0", tmp_path)
+        while not file.exists():
             time.sleep(0.2)
-        for folder in folders:
-            folder.mkdir()
-            command = [
-                *python,
-                "distributed.cli.dask_worker",
-                "--scheduler-file",
-                str(tmp_path / "address"),
-                "--nthreads",
-                "1",
-                "--no-dashboard",
-            ]
-            started.append(
-                subprocess.Popen(
-                    [*command, "--host", "127.0.0.1"], cwd=folder, env=environment, stderr=subprocess.DEVNULL
-                )
-            )
-        address, store = (
-            json.loads((tmp_path / "address").read_text())["address"],
-            RunStore(tmp_path / "runs"),
-        )
+        for node in ("node1", "node2"):
+            (tmp_path / node).mkdir()
+            run("distributed.cli.dask_worker", "--nthreads 1", tmp_path / node)
+        address = json.loads(file.read_text())["address"]
+        store = RunStore(tmp_path / "runs")
         todo = missing(plan(jobs, store))
         with cluster(1, address) as client:
             client.wait_for_workers(2)
-            outcomes = follow(
-                client, tasks(todo, store, "cpu", 1, "a store that nobody sees"), todo, store, progress=False
-            )
+            work = tasks(todo, store, "cpu", 1, "a store that nobody sees")
+            outcomes = follow(client, work, todo, store, progress=False)
     finally:
         for p in reversed(started):
             p.terminate()
             p.wait(20)
     assert [o.status for o in outcomes.values()] == ["done", "done"]
-    assert (
-        sorted(p.parents[1].name for p in tmp_path.glob("node*/runs/*") if (p / "model.safetensors").exists())
-        != []
-    )
+    assert list(tmp_path.glob("node*/runs/*/model.safetensors"))
     run_jobs(jobs, tmp_path / "here", 2, device="cpu", progress=False)
     assert results(tmp_path / "runs") == results(tmp_path / "here")
     assert not list((tmp_path / "runs").glob("*/model.safetensors"))

@@ -1,4 +1,4 @@
-"What is clicked in the notebook: the widgets in Voilà and in JupyterLab, in a real chromium (see `browser.py`)."
+"The widgets in Voilà and in JupyterLab, clicked in chromium (see `browser.py`)."
 
 import io
 import os
@@ -23,9 +23,7 @@ from wsss_nb.data.folder import write_folder
 from wsss_nb.explore.cams.app import CamExplorer
 from wsss_nb.explore.map.app import FeatureMap
 from wsss_nb.explore.nroi.app import NroiExplorer
-from wsss_nb.explore.source import Source
-from wsss_nb.pipeline.experiment import run_recipe
-from wsss_nb.run.presets import make_recipe
+from wsss_nb.explore.source import SHORT, Source, short_runs
 
 PICTURE = """
 import io
@@ -63,10 +61,10 @@ def test_picture(page, served):
     served.show(page, PICTURE)
     picture = page.get_by_role("application", name="colours")
     picture.locator("img").wait_for()
-    assert picture.bounding_box()["width"] == 400  # four times as large as it is
+    assert picture.bounding_box()["width"] == 400  # enlarged four times
     picture.click(position={"x": 4 * 30 + 1, "y": 4 * 20 + 1})
     says(page, "clicked (20, 30, 1)")
-    page.evaluate("""() => {                                            // is there a moment without a picture?
+    page.evaluate("""() => {                                            // counts moments without a picture
         const root = document.querySelector('.wsss-picture');
         window.gaps = 0;
         new MutationObserver(() => { window.gaps += root.querySelectorAll('img').length !== 1 || !root.querySelector('img').complete; })
@@ -90,10 +88,9 @@ def test_picture(page, served):
     for _ in range(4):
         picture.press("Shift+ArrowUp")
     says(page, "cross [0, 49]")  # not beyond the edge
-    assert (
-        page.locator(".jp-Notebook.jp-mod-editMode").count() == before == 0
-    )  # Enter did not go to the notebook's cell
-    assert page.evaluate("window.urls") <= 1  # one picture is held, not all
+    # Enter did not reach the notebook's cell.
+    assert page.locator(".jp-Notebook.jp-mod-editMode").count() == before == 0
+    assert page.evaluate("window.urls") <= 1  # only the current picture is kept
 
 
 SCATTER = """
@@ -119,11 +116,12 @@ VBox([scatter, *said.values()])
 
 
 def position(i):
+    "Return the position of point i on the plot."
     return {"x": 12 + 400 * (i % 10) / 9 + 1, "y": 12 + 400 * (9 - i // 10) / 9 + 1}  # + 1: the border
 
 
 def around(*corners):
-    "Positions around these points, a little outside."
+    "Return positions slightly outside of these points, for a lasso around them."
     xy = np.array([[position(i)["x"], position(i)["y"]] for i in corners])
     return [{"x": x, "y": y} for x, y in xy + 15 * np.sign(xy - xy.mean(0))]
 
@@ -153,12 +151,12 @@ def test_scatter(page, served):
     page.get_by_role("button", name="cow").press("Enter")  # the legend hides cows: columns 3 to 5
     says(page, "hidden [1]")
     page.keyboard.press("Enter")
-    says(page, "hidden []")  # the key was still for the same entry
+    says(page, "hidden []")  # the same entry had the focus
     page.keyboard.press("Enter")
     says(page, "hidden [1]")
     page.get_by_role("button", name="Drag around points").click()
     drag(page, plot.bounding_box(), *around(11, 13, 33, 31))
-    says(page, "selected [11, 12, 21, 22, 31, 32]")  # what is not seen is not selected
+    says(page, "selected [11, 12, 21, 22, 31, 32]")  # hidden points are not selected
     plot.press("Escape")
     says(page, "selected []")
     says(page, "picked -1")
@@ -169,14 +167,15 @@ def test_scatter(page, served):
     says(page, "hover 0")
     plot.dblclick(position={"x": 5, "y": 5})
     plot.hover(position=position(55))
-    page.mouse.wheel(0, -600)  # nearer to where the pointer is
-    here, aside = position(55), position(56)
+    page.mouse.wheel(0, -600)  # zoom in around the pointer
+    here = position(55)
+    aside = position(56)
     plot.hover(position={"x": here["x"] + np.exp(0.9) * (aside["x"] - here["x"]), "y": here["y"]})
     says(page, "hover 56")
     screenshot(page, f"scatter-near-{served.kind}")
     plot.dblclick(position={"x": 5, "y": 5})
     plot.hover(position=position(99))
-    says(page, "hover 99")  # all as at first
+    says(page, "hover 99")  # the view is reset
 
 
 MANY = """
@@ -190,7 +189,7 @@ scatter = Scatter(title='many', width=800, height=600)
 scatter.show(centres[labels] + rng.normal(size=(10_000, 2)), **by_category(labels, [f'class {i}' for i in range(20)]))
 scatter
 """
-FRAMES = """async (what) => {       // acts in every frame for two seconds; ms between frames, ms of drawing
+FRAMES = """async (what) => {       // acts in every frame for two seconds; returns ms between frames, ms of drawing
     const plot = document.querySelector('.wsss-scatter .plot'), box = plot.getBoundingClientRect(), gaps = [], drawn = [];
     const send = (type, x, y) => plot.dispatchEvent(new (type === 'wheel' ? WheelEvent : PointerEvent)(type, {
         clientX: box.left + x, clientY: box.top + y, bubbles: true, cancelable: true, pointerId: 1, movementX: 1,
@@ -214,6 +213,11 @@ FRAMES = """async (what) => {       // acts in every frame for two seconds; ms b
 }"""
 
 
+def spread(times):
+    "Format the median and the 95 % quantile of times in ms."
+    return f"median {np.median(times):.1f} ms, 95 % {np.percentile(times, 95):.1f} ms"
+
+
 def test_many_points(page, voila):
     voila.show(page, MANY)
     plot = page.get_by_role("application", name="many")
@@ -221,13 +225,12 @@ def test_many_points(page, voila):
     page.wait_for_function("document.querySelector('.wsss-scatter .plot').dataset.drawn > 0")
     screenshot(page, "scatter-many")
     for what in ("pan", "zoom", "hover"):
-        plot.press("0")  # from the same view
+        plot.press("0")  # resets the view
         gaps, drawn = map(np.array, page.evaluate(FRAMES, what))
         assert len(gaps) > 10 and len(drawn) > 3
-        measured(
-            f"{what} of 10,000 points: {len(gaps) / 2:.0f} frames/s; between frames median {np.median(gaps):.1f} ms, "
-            f"95 % {np.percentile(gaps, 95):.1f} ms; drawing median {np.median(drawn):.1f} ms, 95 % {np.percentile(drawn, 95):.1f} ms"
-        )
+        rate = len(gaps) / 2
+        times = f"between frames {spread(gaps)}; drawing {spread(drawn)}"
+        measured(f"{what} of 10,000 points: {rate:.0f} frames/s; {times}")
     plot.dblclick(position={"x": 3, "y": 3})
     circle = [{"x": 400 + 150 * np.cos(a), "y": 300 + 150 * np.sin(a)} for a in np.linspace(0, 6.2, 20)]
     drag(page, plot.bounding_box(), *circle, key="Shift")
@@ -237,13 +240,13 @@ def test_many_points(page, voila):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    "A store with two runs on a folder of pictures of 500 x 375 pixels; their CAMs are made up, near the truth."
-    folder, few = tmp_path_factory.mktemp("photos"), open_data("cooccur?n=8&size=128")
+    "A store with two runs on a folder of pictures of 500 x 375 pixels; their CAMs are drawn near the ground truth."
+    folder = tmp_path_factory.mktemp("photos")
+    few = open_data("cooccur?n=8&size=128")
 
     def large(x):
-        return torch.from_numpy(
-            np.array(Image.fromarray(x.numpy()).resize((500, 375), Image.Resampling.NEAREST))
-        )
+        resized = Image.fromarray(x.numpy()).resize((500, 375), Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(resized))
 
     def wide(id):
         sample = few.load(id, ["image", "mask"])
@@ -251,12 +254,9 @@ def photos(tmp_path_factory):
         return sample | {"image": tv_tensors.Image(image), "mask": tv_tensors.Mask(large(sample["mask"]))}
 
     write_folder(folder / "data", {s: [wide(i) for i in few.ids(s)] for s in ("train", "val")}, few.classes)
-    for k, method in enumerate(["cam", "cam+fbr"]):
-        short = {"training.steps": 2, "inference.limit": 1, "inference.scales": [1.0], "augment.crop": 64}
-        run = run_recipe(
-            make_recipe(method, f"folder:{folder}/data", "smoke", overrides=short), folder / "runs", "cpu", 0
-        )
-        data = open_data(run.recipe.data)
+    data = open_data(f"folder:{folder}/data")
+    short = SHORT | {"inference.limit": 1}
+    for k, run in enumerate(short_runs(folder / "runs", data=data.name, overrides=short)):
         for split, ids in data.splits.items():
             for id in ids:
                 save_cam(cam_path(run.path, split, id), near_truth(data, id, 8 * k))
@@ -264,7 +264,7 @@ def photos(tmp_path_factory):
 
 
 def opened(page, served, runs):
-    "The explorer on the two runs, on a page; its panels."
+    "Open the explorer on the two runs, and return its panels."
     served.show(
         page,
         f"""
@@ -296,18 +296,17 @@ def test_explorer(page, served, photos):
     )
     assert max(ends) <= ends[0] + 1  # nothing is cut off
 
-    chip = page.locator(".wsss-field", has_text="Classes").locator("button").first  # a class off and on again
+    # A class is switched off and on again.
+    chip = page.locator(".wsss-field", has_text="Classes").locator("button").first
     rows = panels.nth(1).locator(".wsss-facts i")
-    there = rows.count()
+    n = rows.count()
     chip.click()
-    expect(rows).to_have_count(there - 1)
+    expect(rows).to_have_count(n - 1)
     chip.press("Space")
-    expect(rows).to_have_count(there)
+    expect(rows).to_have_count(n)
 
-    handle, before = (
-        page.locator(".wsss-field", has_text="Threshold").locator(".noUi-handle"),
-        ious.first.text_content(),
-    )
+    handle = page.locator(".wsss-field", has_text="Threshold").locator(".noUi-handle")
+    before = ious.first.text_content()
     drag(page, handle.bounding_box(), {"x": 8, "y": 8}, {"x": 120, "y": 8}, {"x": 160, "y": 8})
     expect(ious.first).not_to_have_text(before)  # another threshold, another IoU
     page.get_by_role("button", name="each run's own").click()
@@ -316,7 +315,7 @@ def test_explorer(page, served, photos):
     panels.nth(1).get_by_role("application").click(position={"x": 60, "y": 50})
     expect(panels.nth(2).get_by_text("score")).to_be_visible()
     expect(panels.get_by_text("prototype")).to_be_visible()  # of the run with FBR
-    panels.nth(1).get_by_role("application").press("Shift+ArrowDown")  # by keys: another pixel
+    panels.nth(1).get_by_role("application").press("Shift+ArrowDown")  # keys choose another pixel
     at = panels.nth(0).get_by_text("row ").text_content()
     panels.nth(1).get_by_role("application").press("Enter")
     expect(panels.nth(0).get_by_text("row ")).not_to_have_text(at)
@@ -358,21 +357,17 @@ def test_explorer(page, served, photos):
 
 
 def test_explorer_slider(page, served, photos):
-    "Slider to new pictures, 500 x 375 pixels, two runs: measured."
+    "Measure the time from the slider to the new pictures (500 x 375 pixels) of two runs."
     opened(page, served, photos)
     handle = page.locator(".wsss-field", has_text="Threshold").locator(".noUi-handle")
-    keys = [("ArrowRight", "ArrowLeft")[k % 2] for k in range(24)]
-    times = [
-        latency(page, lambda key=key: handle.press(key), ".wsss-panel .wsss-picture", 2) for key in keys
-    ][4:]
-    measured(
-        f"explorer in {served.kind}, threshold to both new pictures (500 x 375): median {np.median(times):.0f} ms, "
-        f"95 % {np.percentile(times, 95):.0f} ms"
-    )
+    times = []
+    for key in ["ArrowRight", "ArrowLeft"] * 12:
+        times.append(latency(page, lambda: handle.press(key), ".wsss-panel .wsss-picture", 2))
+    measured(f"explorer in {served.kind}, threshold to both new pictures (500 x 375): {spread(times[4:])}")
 
 
 def test_explorer_slider_in_python(photos):
-    "The same without the browser: what a move of the slider costs in Python."
+    "Measure the time of a slider's move in Python, without the browser."
     explorer = CamExplorer(store=photos, split="train", device="cpu")
     times = []
     for k in range(30):
@@ -380,33 +375,24 @@ def test_explorer_slider_in_python(photos):
         explorer.controls.threshold.value = 0.3 + 0.01 * (k % 20)
         times.append(1000 * (time.perf_counter() - began))
     explorer.close()
-    measured(
-        f"explorer, a threshold move of two runs in Python (500 x 375): median {np.median(times[5:]):.0f} ms, "
-        f"95 % {np.percentile(times[5:], 95):.0f} ms"
-    )
+    measured(f"explorer, a threshold move of two runs in Python (500 x 375): {spread(times[5:])}")
+
+
+COMMAND = """
+import signal
+from wsss_nb.cli import app
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it otherwise
+app(prog_name="wsss_nb")
+"""
 
 
 def test_the_page_of_the_command(page, photos, tmp_path):
-    "`wsss_nb app`: the address with its token shows the explorer, without it nothing; Ctrl-C ends all."
+    "`wsss_nb app`: the address shows the explorer only with its token; Ctrl-C ends all processes."
     from playwright.sync_api import expect
 
-    code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # background jobs inherit that it is ignored
-        'from wsss_nb.cli import app; app(prog_name="wsss_nb")'
-    )
-    call = [
-        sys.executable,
-        "-c",
-        code,
-        "app",
-        "--runs",
-        str(photos),
-        "--device",
-        "cpu",
-        "--port",
-        "0",
-        "--no-browser",
-    ]
+    options = ["--runs", str(photos), "--device", "cpu", "--port", "0", "--no-browser"]
+    call = [sys.executable, "-c", COMMAND, "app", *options]
     env = dict(
         os.environ,
         PYTHONPATH=str(ROOT),
@@ -438,19 +424,11 @@ def test_the_page_of_the_command(page, photos, tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    "A store with two short runs on made-up scenes."
+    "A store with two short runs on drawn scenes."
     root = tmp_path_factory.mktemp("tiny")
-    short = {
-        "training.steps": 8,
-        "augment.crop": 64,
-        "augment.long_side": [64, 72],
-        "inference.limit": 4,
-        "model.output_stride": 8,
-    }
+    stride = {"training.steps": 8, "augment.long_side": [64, 72], "model.output_stride": 8}
     for method, more in (("cam", {}), ("cam+fbr", {"terms.fbr.warmup": 0.1})):
-        run_recipe(
-            make_recipe(method, "cooccur?n=24&size=64", "smoke", overrides=short | more), root, "cpu", 0
-        )
+        short_runs(root, [method], "cooccur?n=24&size=64", SHORT | stride | more)
     return root
 
 
@@ -473,14 +451,16 @@ FeatureMap(source, **{choices})
 
 
 def on_plot(plot, xy, i):
-    "Where point i lies on its scatter plot."
-    size, low, high = np.array(plot.evaluate("e => [e.clientWidth, e.clientHeight]")), xy.min(0), xy.max(0)
+    "Return the position of point i on its scatter plot."
+    size = np.array(plot.evaluate("e => [e.clientWidth, e.clientHeight]"))
+    low = xy.min(0)
+    high = xy.max(0)
     x, y = (xy[i] - (low + high) / 2) * ((size - 24) / (high - low)).min()
     return {"x": float(size[0] / 2 + x + 1), "y": float(size[1] / 2 - y + 1)}
 
 
 def on_picture(picture, y, x, size):
-    "Where a pixel lies on a picture of this size (H, W) as it is shown."
+    "Return the position of a pixel on the page, in a picture of size (H, W)."
     box = picture.locator("img").bounding_box()
     return {"x": (x + 0.5) * box["width"] / size[1], "y": (y + 0.5) * box["height"] / size[0]}
 
@@ -489,25 +469,34 @@ def test_feature_map(page, served, tiny):
     from playwright.sync_api import expect
 
     choices = dict(classes=["train", "boat"], per_class=20, method="pca")
-    known = FeatureMap(
-        source := Source.open(tiny, device="cpu"), wait=True, **choices
-    )  # the same without a page
-    table, (rows, others) = known.points.table, known.rows
+    source = Source.open(tiny, device="cpu")
+    known = FeatureMap(source, wait=True, **choices)  # the same map without a page
+    table = known.points.table
+    rows, others = known.rows
     xy = known.points.xy[rows]
-    far = np.sort(np.linalg.norm(xy[:, None] - xy[None], axis=-1))[:, 1]  # from the nearest other point
-    i = max(range(len(rows)), key=lambda i: ((table.image[rows] == table.image[rows[i]]).sum() > 2, far[i]))
+    far = np.sort(np.linalg.norm(xy[:, None] - xy[None], axis=-1))[
+        :, 1
+    ]  # distance to the nearest other point
+
+    def fitness(i):
+        "Prefer points whose image has several points, then isolated points."
+        return (table.image[rows] == table.image[rows[i]]).sum() > 2, far[i]
+
+    i = max(range(len(rows)), key=fitness)
     p = table.iloc[rows[i]]
     q = table[(table.run == p.run) & (table.image == p.image) & ((table.y != p.y) | (table.x != p.x))].iloc[0]
     size = source.image(p.image).shape
     known.state.selected = tuple(others.tolist())
-    tile, n = known.tiles[-1], len(others)
+    tile = known.tiles[-1]
+    n = len(others)
     known.close()
 
     def place(p):
         return page.get_by_role("application", name=f"{p.image} · row {p.y}, column {p.x} · ")
 
     served.show(page, MAP.format(store=str(tiny), gone=p.image, choices=choices))
-    plots, said = page.get_by_role("application", name="PCA of"), page.locator(".wsss-said")
+    plots = page.get_by_role("application", name="PCA of")
+    said = page.locator(".wsss-said")
     expect(page.locator(".wsss-scatter .plot[data-drawn]")).to_have_count(2)
     expect(said).to_contain_text(f"PCA of {len(rows)} pixels of")
     expect(page.get_by_text("axes have no unit")).to_be_visible()
@@ -517,7 +506,9 @@ def test_feature_map(page, served, tiny):
     expect(page.get_by_role("alert")).to_have_text("OSError: the disk is gone")  # one line ...
     assert plots.nth(0).bounding_box() == before  # ... that does not move the map ...
     plots.nth(0).click(position=on_plot(plots.nth(0), xy, i))
-    expect(place(p).locator("svg path").first).to_be_attached()  # ... and it goes on: the pixel is marked
+    expect(
+        place(p).locator("svg path").first
+    ).to_be_attached()  # ... and the next click works: the pixel is marked
     expect(page.get_by_role("alert")).to_have_count(0)
     expect(said).to_contain_text(f"PCA of {len(rows)} pixels of")
     assert plots.nth(0).bounding_box() == before
@@ -555,31 +546,26 @@ NroiExplorer(Source.open({store!r}, device='cpu'), images=12, per_image=20)
 def test_nroi_explorer(page, served, tiny):
     from playwright.sync_api import expect
 
-    known = NroiExplorer(
-        Source.open(tiny, device="cpu"), images=12, per_image=20, wait=True
-    )  # the same without a page
-    found, image, k = known.regions, known.state.image, known.state.k
+    source = Source.open(tiny, device="cpu")
+    known = NroiExplorer(source, images=12, per_image=20, wait=True)  # the same explorer without a page
+    found = known.regions
+    image = known.state.image
+    k = known.state.k
     known.state.cluster = cluster = max(found.stars, key=found.share)
     tile = known.tiles[1]
     known.close()
 
     served.show(page, NROI.format(store=str(tiny)))
-    titles, pictures = (
-        page.locator(".wsss-panel .wsss-title span:first-child"),
-        page.locator(".wsss-panel .wsss-picture"),
-    )
+    titles = page.locator(".wsss-panel .wsss-title span:first-child")
+    pictures = page.locator(".wsss-panel .wsss-picture")
     pictures.nth(1).locator("img").wait_for()
     expect(titles.nth(0)).to_have_text(image)
-    expect(
-        page.get_by_text("The patches nearest to some of them:")
-    ).to_be_visible()  # all images were searched
+    expect(page.get_by_text("The patches nearest to some of them:")).to_be_visible()  # the search has ended
     pictures.nth(1).click(position=on_picture(pictures.nth(1), *found.stars[cluster], found.size))
     expect(page.get_by_text(f"Nearest to region {cluster + 1}", exact=True)).to_be_visible()
     expect(page.locator(".wsss-chip.mod-active")).to_have_text(re.compile(rf"^\s*{cluster + 1} · \d+ %"))
-    patches, bank = (
-        page.get_by_role("application", name="nearest patches"),
-        page.get_by_role("application", name="stored NROIs"),
-    )
+    patches = page.get_by_role("application", name="nearest patches")
+    bank = page.get_by_role("application", name="stored NROIs")
     patches.first.locator("img").wait_for()
     screenshot(page, f"nroi-{served.kind}")
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
@@ -594,5 +580,5 @@ def test_nroi_explorer(page, served, tiny):
     expect(bank).not_to_have_attribute("data-shown", before)
     page.get_by_label("Images with").select_option("tractor")
     expect(page.get_by_role("alert")).to_contain_text("No image of val has tractor")
-    expect(page.get_by_label("Images with")).to_have_value("any")  # what is, again
+    expect(page.get_by_label("Images with")).to_have_value("any")  # the field was put back
     screenshot(page, f"nroi-said-{served.kind}")

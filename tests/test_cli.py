@@ -1,4 +1,4 @@
-"The command line as a person meets it: help at once, one clear line for what they can put right."
+"The command line: quick help, and one clear line for each error of the user."
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from wsss_nb.cli import app
 
-BAD = {  # what was typed: what the one line must say
+BAD = {  # call: words that the error line must contain
     "train --preset smoke --set terms.fbr.lambda_bgg=1 --method cam+fbr": [
         "terms.fbr.lambda_bgg",
         "unknown field",
@@ -55,29 +55,30 @@ BAD = {  # what was typed: what the one line must say
 }
 
 
-def shell(*args, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, "-c", 'from wsss_nb.cli import app; app(prog_name="wsss_nb")', *args],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=None,
-    )
+def call(*words):
+    "Call the command line in this process."
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+def shell(*words, cwd=ROOT):
+    "Call the command line in another process."
+    code = 'from wsss_nb.cli import app; app(prog_name="wsss_nb")'
+    return subprocess.run([sys.executable, "-c", code, *words], cwd=cwd, capture_output=True, text=True)
 
 
 def one_line(code, out, err):
-    assert code == 2, (code, out, err)
-    assert out == "" and err.startswith("wsss_nb: ") and err.count("\n") == 1 and "Traceback" not in err, (
-        out,
-        err,
-    )
+    "Check that the program ended with one line of error; return it."
+    problem = (code, out, err)
+    assert code == 2, problem
+    assert out == "" and err.startswith("wsss_nb: "), problem
+    assert err.count("\n") == 1 and "Traceback" not in err, problem
     return err
 
 
 @pytest.mark.parametrize("typed", BAD)
 def test_bad_input_is_one_clear_line(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, typed.split())
+    done = call(*typed.split())
     assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
     line = one_line(done.exit_code, done.stdout, done.stderr)
     for word in BAD[typed]:
@@ -98,35 +99,18 @@ def test_unknown_option_in_a_shell():
 def test_help_is_quick_and_lists_every_command():
     start = time.perf_counter()
     done = shell("--help")
-    assert done.returncode == 0 and time.perf_counter() - start < 3  # a third of that on a free machine
+    assert done.returncode == 0 and time.perf_counter() - start < 3  # takes 1 s on an idle machine
     for name in "train cams eval data runs demo refine masks list table figure figures ablate app".split():
         assert f"  {name} " in done.stdout
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "train",
-        "cams",
-        "eval",
-        "data check",
-        "data show",
-        "runs",
-        "runs show",
-        "runs rm",
-        "demo",
-        "refine",
-        "masks",
-        "list",
-        "table",
-        "figure",
-        "figures",
-        "ablate",
-        "app",
-    ],
-)
+COMMANDS = "train cams eval runs demo refine masks list table figure figures ablate app".split()
+GROUPS = ["data check", "data show", "runs show", "runs rm"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *GROUPS])
 def test_every_command_explains_itself(command):
-    done = CliRunner().invoke(app, [*command.split(), "--help"])
+    done = call(*command.split(), "--help")
     assert done.exit_code == 0
     assert len(done.stdout.splitlines()) > 5
 
@@ -138,11 +122,11 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(catalog, "open_data", broken)
-    assert isinstance(CliRunner().invoke(app, ["data", "check", "cooccur"]).exception, ZeroDivisionError)
+    assert isinstance(call("data", "check", "cooccur").exception, ZeroDivisionError)
 
 
 def test_no_runs_yet(tmp_path):
-    done = CliRunner().invoke(app, ["runs", "--runs", str(tmp_path / "runs")])
+    done = call("runs", "--runs", tmp_path / "runs")
     assert done.exit_code == 0 and "No runs" in done.stdout and not (tmp_path / "runs").exists()
 
 
@@ -150,55 +134,35 @@ SMALL = ["--data", "cooccur?n=8&size=32", "--preset", "smoke"]
 
 
 def test_list_names_every_table_and_figure():
-    lines = CliRunner().invoke(app, ["list"]).stdout.splitlines()
+    lines = call("list").stdout.splitlines()
     ids = {line.split()[0]: line for line in lines}
     assert len(ids) == len(lines)
-    wanted = (
-        [f"fbr.t{i}" for i in range(2, 12)]
-        + [f"fbr.f{i}" for i in (1, *range(4, 14))]
-        + [f"fpr.t{i}" for i in range(1, 6)]
-        + [f"fpr.f{i}" for i in range(3, 9)]
-        + [f"ssc.t{i}" for i in range(2, 10)]
-        + [f"ssc.f{i}" for i in range(3, 9)]
-        + [f"wsfcn.t{i}" for i in range(1, 6)]
-        + [f"wsfcn.f{i}" for i in (6, 7, 8)]
-        + ["grid.all", "cooccur.sweep", "cooccur.leak", "refine.compare"]
-    )
-    assert set(ids) == set(wanted)
-    runs = [
-        *(f"fbr.t{i}" for i in (2, *range(6, 12))),
-        "fpr.t1",
-        "fpr.t5",
-        "fpr.f5",
-        "ssc.t7",
-        "ssc.f6",
-        "grid.all",
-        "fbr.f11",
-        "cooccur.sweep",
-    ]
-    for id in runs:
+    numbers = {
+        "fbr.t": range(2, 12),
+        "fbr.f": [1, *range(4, 14)],
+        "fpr.t": range(1, 6),
+        "fpr.f": range(3, 9),
+        "ssc.t": range(2, 10),
+        "ssc.f": range(3, 9),
+        "wsfcn.t": range(1, 6),
+        "wsfcn.f": [6, 7, 8],
+    }
+    others = ["grid.all", "cooccur.sweep", "cooccur.leak", "refine.compare"]
+    assert set(ids) == {f"{kind}{i}" for kind, some in numbers.items() for i in some} | set(others)
+    runnable = [f"fbr.t{i}" for i in (2, *range(6, 12))]
+    runnable += ["fpr.t1", "fpr.t5", "fpr.f5", "ssc.t7", "ssc.f6", "grid.all", "fbr.f11", "cooccur.sweep"]
+    for id in runnable:
         assert ids[id].endswith("yes")
     assert "waits for the segmentation stage" in ids["fbr.t3"] and "waits for WS-FCN" in ids["wsfcn.t1"]
 
 
 def test_table_of_nothing_run(tmp_path):
-    "No number of the paper in a measured cell; how many runs are missing and what runs them; nothing is written."
-    call = [
-        "table",
-        "fbr.t8",
-        *SMALL,
-        "--seeds",
-        "3",
-        "--runs",
-        str(tmp_path / "runs"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    done = CliRunner().invoke(app, call)
+    "Measured cells stay empty, the number of missing runs and the command are named, and nothing is written."
+    folders = ["--runs", tmp_path / "runs", "--out", tmp_path / "out"]
+    done = call("table", "fbr.t8", *SMALL, "--seeds", "3", *folders)
     assert done.exit_code == 0, done.output
-    rows = [
-        line.split() for line in done.stdout.splitlines() if line.startswith("K = ") and line.endswith("of 3")
-    ]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("K = ") and line.endswith("of 3")]
+    rows = [line.split() for line in lines]
     assert [r[-5:] for r in rows] == [[v, "–", "0", "of", "3"] for v in ("74.6", "74.8", "75.0", "74.6")]
     assert "Missing: 21 of 21 runs" in done.stdout
     assert "`wsss_nb table fbr.t8 --data 'cooccur?n=8&size=32' --preset smoke --seeds 3 --runs" in done.stdout
@@ -206,30 +170,29 @@ def test_table_of_nothing_run(tmp_path):
 
 
 def test_a_table_that_cannot_run_shows_the_paper():
-    done = CliRunner().invoke(app, ["table", "fbr.t3"])
-    assert (
-        done.exit_code == 0
-        and "waits for the segmentation stage" in done.stdout
-        and "74.2" in done.stdout
-        and "cited" in done.stdout
-    )
+    done = call("table", "fbr.t3")
+    assert done.exit_code == 0
+    for words in ("waits for the segmentation stage", "74.2", "cited"):
+        assert words in done.stdout
 
 
 def test_missing_figure_says_what_runs_it(tmp_path):
-    done = CliRunner().invoke(app, ["figure", "fbr.f11", *SMALL, "--runs", str(tmp_path)])
+    done = call("figure", "fbr.f11", *SMALL, "--runs", tmp_path)
     line = one_line(done.exit_code, done.stdout, done.stderr)
     assert "Missing: " in line and "wsss_nb figure fbr.f11" in line and "--run" in line
 
 
 def test_run_a_grid_with_a_failure(tmp_path, monkeypatch):
-    "The table is shown and written, the failure listed with its notebook, and the exit code is 1. (What runs is tested in test_ablate.)"
+    "The table is shown and written, the failure is listed with its notebook, and the exit code is 1."
     from wsss_nb.ablate import runner
     from wsss_nb.ablate.execute import Outcome
     from wsss_nb.ablate.plan import plan
     from wsss_nb.run.store import RunStore
 
     def half(jobs, runs, *_):
-        good, bad = plan(jobs, store := RunStore(runs))
+        "Stand in for `run_jobs` (see test_ablate): the first job succeeds, the second fails."
+        store = RunStore(runs)
+        good, bad = plan(jobs, store)
         store.run(good.recipe, "").path.rename(good.run.path)
         good.run.finish(dict(metrics=dict(miou=0.4, precision=0.5, recall=0.6), seconds=dict(total=5.0)))
         return [
@@ -238,28 +201,14 @@ def test_run_a_grid_with_a_failure(tmp_path, monkeypatch):
         ]
 
     monkeypatch.setattr(runner, "run_jobs", half)
-    call = [
-        "ablate",
-        "--methods",
-        "cam",
-        "--over",
-        "model.weights=random,none.pth",
-        *SMALL,
-        "--runs",
-        str(tmp_path / "runs"),
-        "--out",
-        str(tmp_path / "out"),
-        "--device",
-        "cpu",
-    ]
-    done = CliRunner().invoke(app, [*call, "--run"])
+    words = ["ablate", "--methods", "cam", "--over", "model.weights=random,none.pth", *SMALL]
+    words += ["--runs", tmp_path / "runs", "--out", tmp_path / "out", "--device", "cpu"]
+    done = call(*words, "--run")
     assert done.exit_code == 1, done.output
     assert "40.0" in done.stdout and "Missing: 1 of 2 runs" in done.stdout
-    assert (
-        "failed: cam, weights = none.pth (seed 0), run " in done.stderr
-        and "UserError: no weights" in done.stderr
-    )
+    assert "failed: cam, weights = none.pth (seed 0), run " in done.stderr
+    assert "UserError: no weights" in done.stderr
     assert "cell 8 of runs/KEY/train.ipynb" in done.stderr
     assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".md", ".csv", ".tex", ".html"}
-    again = CliRunner().invoke(app, call)
+    again = call(*words)
     assert again.exit_code == 0 and "Missing: 1 of 2 runs" in again.stdout

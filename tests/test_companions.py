@@ -1,4 +1,4 @@
-"The companion notebooks run headless under papermill, in the smoke preset, and refuse a parameter that does not fit."
+"The companion notebooks run under papermill with the smoke preset, and refuse wrong parameters."
 
 import json
 
@@ -13,10 +13,12 @@ TINY = dict(data="cooccur?n=24&size=64", preset="smoke", device="cpu")
 
 
 def execute(name, folder, **parameters):
+    "Execute a companion on a tiny data set, with a store in the folder."
     return papermilled(name, folder, TINY | parameters | {"runs": str(folder / "runs")})
 
 
 def papermilled(name, folder, parameters):
+    "Execute a companion and return the executed notebook."
     out = folder / f"{name}.ipynb"
     papermill.execute_notebook(
         str(NBS / f"{name}.ipynb"),
@@ -30,7 +32,24 @@ def papermilled(name, folder, parameters):
 
 
 def outputs(nb):
+    "List the outputs of all cells."
     return [o for c in nb.cells if c.cell_type == "code" for o in c.outputs]
+
+
+def printed(nb):
+    "Join the printed texts of all cells."
+    return " ".join(o.get("text", "") for o in outputs(nb))
+
+
+def tables_in(nb):
+    "List the result tables of all cells, as HTML."
+    texts = [str(o.get("data", {}).get("text/html", "")) for o in outputs(nb)]
+    return [text for text in texts if "class=wsss" in text]
+
+
+def count(nb, kind):
+    "Count the outputs with data of a kind, such as 'image/png'."
+    return sum(kind in o.get("data", {}) for o in outputs(nb))
 
 
 def test_train_then_nroi(tmp_path):
@@ -41,10 +60,8 @@ def test_train_then_nroi(tmp_path):
     nb = execute("nroi", tmp_path, images=2, clusters=[2, 3], stored=3)
     pictures = [o for o in outputs(nb) if any(k.startswith("image/") for k in o.get("data", {}))]
     assert len(pictures) >= 4  # two cluster maps, the bank's patches, the curves
-    text = " ".join(o.get("text", "") for o in outputs(nb))
-    assert (
-        "the bank holds" in text and "training a short one" not in text
-    )  # it found the run of the other notebook
+    assert "the bank holds" in printed(nb)
+    assert "training a short one" not in printed(nb)  # it found the run of the other notebook
 
 
 def test_a_recipe_error_in_a_notebook_is_one_clear_line(tmp_path):
@@ -53,28 +70,21 @@ def test_a_recipe_error_in_a_notebook_is_one_clear_line(tmp_path):
 
 
 def test_features_without_runs(tmp_path):
-    "Trains its own two tiny runs, draws t-SNE and UMAP (which compiles on its first call), and measures."
+    "It trains two tiny runs, draws t-SNE and UMAP (which compiles on its first call), and measures."
     nb = execute("features", tmp_path, per_class=12)
-    found = outputs(nb)
-    text = " ".join(o.get("text", "") for o in found)
-    assert "training two tiny ones" in text
-    assert sum("image/png" in o.get("data", {}) for o in found) == 2
-    tables = [o["data"]["text/plain"] for o in found if "overlap" in o.get("data", {}).get("text/plain", "")]
+    assert "training two tiny ones" in printed(nb)
+    assert count(nb, "image/png") == 2
+    texts = [o.get("data", {}).get("text/plain", "") for o in outputs(nb)]
+    tables = [text for text in texts if "overlap" in text]
     assert len(tables) == 2 and all("silhouette" in t and "mean" in t for t in tables)
-    nb = execute(
-        "features", tmp_path, per_class=12, methods=["pca"], classes=["boat", "cow"]
-    )  # finds them again
-    assert "training two" not in " ".join(o.get("text", "") for o in outputs(nb))
+    nb = execute("features", tmp_path, per_class=12, methods=["pca"], classes=["boat", "cow"])
+    assert "training two" not in printed(nb)  # it found the runs
 
 
 def test_ablation_runs_what_is_missing_and_makes_a_table(tmp_path):
     short = '{"training.steps": 4, "inference.limit": 4, "augment.crop": 64}'
     nb = execute("ablation", tmp_path, overrides=short, out=str(tmp_path / "out"))
-    tables = [
-        o["data"]["text/html"]
-        for o in outputs(nb)
-        if "class=wsss" in str(o.get("data", {}).get("text/html", ""))
-    ]
+    tables = tables_in(nb)
     assert len(tables) == 3 and "Missing: 2 of 2 runs" in tables[0] and "Missing" not in tables[1]
     assert "clusters = 8" in tables[2]
     assert sorted(p.suffix for p in (tmp_path / "out").iterdir()) == [".csv", ".html", ".md", ".tex"]
@@ -83,31 +93,20 @@ def test_ablation_runs_what_is_missing_and_makes_a_table(tmp_path):
 def test_a_term_written_in_a_notebook_gets_its_row(tmp_path):
     short = '{"training.steps": 6, "inference.limit": 4, "augment.crop": 64}'
     nb = execute("your_method", tmp_path, overrides=short, weights=[0.5, 1.0])
-    tables = [
-        o["data"]["text/html"]
-        for o in outputs(nb)
-        if "class=wsss" in str(o.get("data", {}).get("text/html", ""))
-    ]
+    tables = tables_in(nb)
     assert len(tables) == 1 and "Missing" not in tables[0] and "cam+mirror, weight = 0.5" in tables[0]
 
 
 def test_cooccurrence_then_figures(tmp_path):
     "Without runs both train tiny ones and say so; the chart over p shows the runs of the first notebook."
     nb = execute("cooccurrence", tmp_path, dial=[0.5, 1.0])
-    found = outputs(nb)
-    assert "training tiny ones" in " ".join(o.get("text", "") for o in found)
-    charts = [o for o in found if "image/png" in o.get("data", {})]
-    assert (
-        len(charts) == 2 and "2 Axes" in charts[-1]["data"]["text/plain"]
-    )  # leak by class; mIoU and leak against p
-    assert str(found).count("p=0.5") >= 2
-    nb = execute(
-        "figures",
-        tmp_path,
-        data="",
-        only=["fbr.f11", "fbr.f13", "fbr.f4", "fbr.f6"],
-        out=str(tmp_path / "out"),
-    )
+    assert "training tiny ones" in printed(nb)
+    charts = [o for o in outputs(nb) if "image/png" in o.get("data", {})]
+    assert len(charts) == 2  # leak by class; mIoU and leak against p
+    assert "2 Axes" in charts[-1]["data"]["text/plain"]
+    assert str(outputs(nb)).count("p=0.5") >= 2
+    only = ["fbr.f11", "fbr.f13", "fbr.f4", "fbr.f6"]
+    nb = execute("figures", tmp_path, data="", only=only, out=str(tmp_path / "out"))
     text = str(outputs(nb))
     assert "training a tiny one" in text and "2 of 4 figures drawn" in text
     assert "waits for BoxInst" in text and "Missing: 1 of 2 runs" in text
@@ -116,32 +115,29 @@ def test_cooccurrence_then_figures(tmp_path):
     ]
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
 def your_data(folder, **parameters):
+    "Execute the companion `your_data` with a short training."
     short = '{"training.steps": 4, "augment.crop": 64}'
-    nb = papermilled(
-        "your_data",
-        folder,
-        dict(out=str(folder / "out"), preset="smoke", device="cpu", overrides=short) | parameters,
-    )
-    return nb, " ".join(o.get("text", "") for o in outputs(nb))
+    fixed = dict(out=str(folder / "out"), preset="smoke", device="cpu", overrides=short)
+    return papermilled("your_data", folder, fixed | parameters)
 
 
 def test_your_data_makes_an_example(tmp_path):
-    nb, text = your_data(tmp_path, chain="")
-    assert "No photographs named" in text and (tmp_path / "out/example/tags.csv").exists()
+    nb = your_data(tmp_path, chain="")
+    assert "No photographs named" in printed(nb) and (tmp_path / "out/example/tags.csv").exists()
     (masks,) = (tmp_path / "out/masks").glob("*/SegmentationClass")
     assert len([*masks.iterdir()]) == 64
-    assert (
-        sum("image/jpeg" in o.get("data", {}) for o in outputs(nb)) == 3
-    )  # the photographs; CAMs and seeds; masks
-    assert any(
-        "application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in nb.cells[-3].outputs
-    )  # the explorer
+    assert count(nb, "image/jpeg") == 3  # the photographs; CAMs and seeds; masks
+    assert any(WIDGET in o.get("data", {}) for o in nb.cells[-3].outputs)  # the explorer
 
 
 def test_your_data_takes_photographs_as_they_are(tmp_path):
-    "Names with spaces, folders, a wide picture, another table; a mask for each; a new threshold trains nothing."
-    photos, rows = tmp_path / "my photos", ["image,tags,by"]
+    "Names with spaces, folders and a wide picture work; each image gets a mask; a new threshold trains nothing."
+    photos = tmp_path / "my photos"
+    rows = ["image,tags,by"]
     (photos / "more").mkdir(parents=True)
     for i, tags in enumerate(["red car; boat", "boat", "red car", "", "boat", "red car"]):
         name = f"more/{i}.png" if i % 2 else f"photo {i}.JPG"
@@ -151,18 +147,11 @@ def test_your_data_takes_photographs_as_they_are(tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("\n".join(rows))
     own = dict(images=str(photos), table=str(table), longest=80, chain="crf")
-    _, text = your_data(tmp_path, **own)
-    assert "No photographs named" not in text
+    assert "No photographs named" not in printed(your_data(tmp_path, **own))
     (masks,) = (tmp_path / "out/masks").iterdir()
     assert (masks / "classes.txt").read_text().split() == ["boat", "red_car"]
-    allowed = {
-        "photo 0": {0, 1, 2},
-        "photo 2": {0, 2},
-        "photo 4": {0, 1},
-        "more_1": {0, 1},
-        "more_3": {0},
-        "more_5": {0, 2},
-    }
+    allowed = {"photo 0": {0, 1, 2}, "photo 2": {0, 2}, "photo 4": {0, 1}}
+    allowed |= {"more_1": {0, 1}, "more_3": {0}, "more_5": {0, 2}}
     for name, values in allowed.items():
         mask = Image.open(masks / f"SegmentationClass/{name}.png")
         assert mask.size == ((80, 48) if name == "photo 2" else (80, 60)) and set(np.unique(mask)) <= values
@@ -174,22 +163,18 @@ def test_your_data_takes_photographs_as_they_are(tmp_path):
     assert len(logs) == 2 and len(trained) == 1 and logs[0] == logs[1]
 
     table.write_text("\n".join([*rows, "lost.jpg,boat,me", "more/1.png,boat,me"]))
-    with pytest.raises(
-        papermill.PapermillExecutionError,
-        match="line 8: no picture 'lost.jpg'.*line 9: more/1.png occurs twice",
-    ):
+    error = "line 8: no picture 'lost.jpg'.*line 9: more/1.png occurs twice"
+    with pytest.raises(papermill.PapermillExecutionError, match=error):
         your_data(tmp_path, **own)
 
 
 def test_explore_without_runs(tmp_path):
-    "Trains its own two tiny runs, shows the explorer, and the same view without widgets; finds them again."
+    "It trains two tiny runs, shows the explorer and the same view without widgets, and then finds the runs."
     nb = execute("explore", tmp_path, data="")
-    found = outputs(nb)
-    text = " ".join(o.get("text", "") for o in found)
-    assert "training two tiny ones" in text and "view(source, split='train'" in text
+    assert "training two tiny ones" in printed(nb) and "view(source, split='train'" in printed(nb)
     (shown,) = (c for c in nb.cells if c.source.endswith("\nexplorer"))
-    assert any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in shown.outputs)
-    assert sum("image/jpeg" in o.get("data", {}) for o in found) == 1
+    assert any(WIDGET in o.get("data", {}) for o in shown.outputs)
+    assert count(nb, "image/jpeg") == 1
     keys = [r.name[:6] for r in (tmp_path / "runs").glob("*/") if (r / "result.json").exists()]
     nb = execute("explore", tmp_path, data="", keys=keys[:1])
-    assert "training two" not in " ".join(o.get("text", "") for o in outputs(nb))
+    assert "training two" not in printed(nb)

@@ -1,6 +1,8 @@
-"`wsss_nb eval` on folders and runs, good and bad; boundary measures on photographs; shards that add up to the whole."
+"`wsss_nb eval` on folders and runs, good and bad; boundary measures on photographs; merged shards equal the whole."
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,20 +12,31 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from typer.testing import CliRunner
 
 from wsss_nb.cli import app
+from wsss_nb.data.catalog import open_data
+from wsss_nb.data.files import write_map
+from wsss_nb.metrics.boundary import BoundaryF, Trimap
+from wsss_nb.metrics.curves import FalsePositives
+from wsss_nb.metrics.instance import InstanceAP
+from wsss_nb.pipeline.experiment import run_recipe
+from wsss_nb.pipeline.judge import MaskScores
+from wsss_nb.run.presets import make_recipe
 
 CLASSES = ["cow", "boat", "train"]
 
 
 def call(*words):
+    "Call `wsss_nb eval`; it must not raise."
     done = CliRunner().invoke(app, ["eval", *map(str, words)])
     assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
     return done
 
 
 def masks(i, size=(60, 80)):
-    "A truth with a rim of 255, and a prediction that is a little off; the last class only in every third image."
-    rng, (y, x) = np.random.default_rng(i), np.mgrid[: size[0], : size[1]]
-    truth, pred = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    "Draw a ground truth with a rim of 255, and a slightly shifted prediction; the last class in every third image."
+    rng = np.random.default_rng(i)
+    y, x = np.mgrid[: size[0], : size[1]]
+    truth = np.zeros(size, np.uint8)
+    pred = np.zeros(size, np.uint8)
     for c in range(1, 4 if i % 3 == 0 else 3):
         cy, cx, r = rng.integers(15, 45), rng.integers(15, 65), rng.integers(6, 14)
         truth[(y - cy) ** 2 + (x - cx) ** 2 < r * r] = c
@@ -34,7 +47,7 @@ def masks(i, size=(60, 80)):
 
 @pytest.fixture
 def folders(tmp_path):
-    "Forty images: true masks as palette PNGs, predictions as grey ones."
+    "Forty images: ground truth as palette PNGs, predictions as grey PNGs."
     for name in ("truth", "pred"):
         (tmp_path / name).mkdir()
     for i in range(40):
@@ -46,8 +59,13 @@ def folders(tmp_path):
     return tmp_path
 
 
+def compare(folders, *words):
+    "Call `wsss_nb eval` on the ground truth and the predictions."
+    return call("--truth", folders / "truth", "--pred", folders / "pred", *words)
+
+
 def expected():
-    "IoU per class by hand, from all pixels at once."
+    "Compute the IoU of each class and the pixel accuracy from all pixels at once."
     t, p = (np.concatenate([m[k].ravel() for m in map(masks, range(40))]) for k in (0, 1))
     t, p = t[t != 255], p[t != 255]
     return [((t == c) & (p == c)).sum() / ((t == c) | (p == c)).sum() for c in range(4)], (t == p).mean()
@@ -55,20 +73,13 @@ def expected():
 
 def test_two_folders(folders):
     iou, accuracy = expected()
-    done = call(
-        "--truth", folders / "truth", "--pred", folders / "pred", "--classes", folders / "classes.txt"
-    )
+    done = compare(folders, "--classes", folders / "classes.txt")
     assert done.exit_code == 0, done.stderr
-    rows = {
-        line.split()[0]: line.split()[1]
-        for line in done.stdout.splitlines()
-        if line.startswith(("background", *CLASSES))
-    }
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("background", *CLASSES))]
+    rows = {line.split()[0]: line.split()[1] for line in lines}
     assert rows == {k: f"{100 * x:.1f}" for k, x in zip(["background", *CLASSES], iou)}
     assert f"40 images: miou {100 * np.mean(iou):.1f}  pixel_accuracy {100 * accuracy:.1f}" in done.stdout
-    unnamed = call(
-        "--truth", folders / "truth", "--pred", folders / "pred"
-    )  # as many classes as the truth has
+    unnamed = compare(folders)  # as many classes as the ground truth has
     assert unnamed.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
 
 
@@ -76,27 +87,15 @@ def test_two_folders(folders):
 def test_written_and_the_same_for_any_number_of_workers(folders, kind):
     files = [folders / f"{n}.{kind}" for n in (1, 3)]
     for n, file in zip((1, 3), files):
-        done = call(
-            "--truth",
-            folders / "truth",
-            "--pred",
-            folders / "pred",
-            "--trimap",
-            "--boundary",
-            "--workers",
-            n,
-            "--out",
-            file,
-        )
+        done = compare(folders, "--trimap", "--boundary", "--workers", n, "--out", file)
         assert done.exit_code == 0 and str(file) in done.stdout
     assert files[0].read_bytes() == files[1].read_bytes()
     iou, accuracy = expected()
     if kind == "csv":
         table = pd.read_csv(files[0], index_col="class")
         np.testing.assert_allclose(table.iou, [*iou, np.mean(iou)])
-        assert {"trimap_iou 40", "boundary_f 0.008", "boundary_f 1"} <= set(table) and table.loc[
-            "mean", "pixel_accuracy"
-        ] == accuracy
+        assert {"trimap_iou 40", "boundary_f 0.008", "boundary_f 1"} <= set(table)
+        assert table.loc["mean", "pixel_accuracy"] == accuracy
     elif kind == "json":
         found = json.loads(files[0].read_text())
         assert found["images"] == 40 and found["miou"] == pytest.approx(np.mean(iou))
@@ -106,17 +105,12 @@ def test_written_and_the_same_for_any_number_of_workers(folders, kind):
 
 
 def test_a_list_of_ids(folders):
-    (folders / "val.txt").write_text("im03\nim04\n")
-    (folders / "pred" / "im09.png").unlink()  # not asked for, not missed
-    assert (
-        "2 images"
-        in call("--truth", folders / "truth", "--pred", folders / "pred", "--ids", folders / "val.txt").stdout
-    )
-    (folders / "val.txt").write_text("im03\nim09\n")
-    assert (
-        "im09: no prediction"
-        in call("--truth", folders / "truth", "--pred", folders / "pred", "--ids", folders / "val.txt").stderr
-    )
+    ids = folders / "val.txt"
+    ids.write_text("im03\nim04\n")
+    (folders / "pred" / "im09.png").unlink()  # not in the list, so it is not missed
+    assert "2 images" in compare(folders, "--ids", ids).stdout
+    ids.write_text("im03\nim09\n")
+    assert "im09: no prediction" in compare(folders, "--ids", ids).stderr
 
 
 def test_everything_wrong_is_one_error(folders):
@@ -126,9 +120,7 @@ def test_everything_wrong_is_one_error(folders):
     Image.new("L", (80, 60), 7).save(folders / "pred" / "im03.png")
     Image.new("RGB", (80, 60)).save(folders / "pred" / "im04.png")
     (folders / "truth" / "im05.png").write_bytes((folders / "truth" / "im06.png").read_bytes()[:60])
-    done = call(
-        "--truth", folders / "truth", "--pred", folders / "pred", "--classes", folders / "classes.txt"
-    )
+    done = compare(folders, "--classes", folders / "classes.txt")
     assert done.exit_code == 2 and done.stdout == "" and done.stderr.count("wsss_nb: ") == 1
     for words in (
         "6 faults in 38 masks",
@@ -142,12 +134,7 @@ def test_everything_wrong_is_one_error(folders):
         assert words in done.stderr, words
     for i in range(10, 30):
         (folders / "pred" / f"im{i}.png").unlink()
-    assert (
-        "and 16 more"
-        in call(
-            "--truth", folders / "truth", "--pred", folders / "pred", "--classes", folders / "classes.txt"
-        ).stderr
-    )
+    assert "and 16 more" in compare(folders, "--classes", folders / "classes.txt").stderr
 
 
 @pytest.mark.parametrize(
@@ -172,22 +159,12 @@ def test_bad_calls(folders, typed, words):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    "Two tiny runs, the first with refined masks of its own folder's form."
-    from wsss_nb.pipeline.experiment import run_recipe
-    from wsss_nb.run.presets import make_recipe
-
+    "Two tiny runs; in the folder of the first lie refined masks."
     folder = tmp_path_factory.mktemp("runs")
-    short = {"training.steps": 4, "augment.crop": 64, "augment.long_side": [64, 72]}
-    runs = [
-        run_recipe(
-            make_recipe("cam", "cooccur?n=16&size=64", "smoke", seed=s, overrides=short), folder, "cpu", 0
-        )
-        for s in (0, 1)
-    ]
-    from wsss_nb.data.catalog import open_data
-    from wsss_nb.data.files import write_map
-
     data = open_data("cooccur?n=16&size=64")
+    short = {"training.steps": 4, "augment.crop": 64, "augment.long_side": [64, 72]}
+    recipes = [make_recipe("cam", data.name, "smoke", seed=s, overrides=short) for s in (0, 1)]
+    runs = [run_recipe(recipe, folder, "cpu", 0) for recipe in recipes]
     (refined := runs[0].path / "refined" / "mine" / "masks" / "train").mkdir(parents=True)
     for id in data.ids("train"):
         write_map(refined / f"{id}.png", data.load(id, ("mask",))["mask"].roll(1, 1))
@@ -199,14 +176,12 @@ def test_runs(store, tmp_path):
     at = [100 * r.result["metrics"]["miou"] for r in runs]
     one = call(runs[0].key, "--runs", folder, "--boundary", "--trimap")
     assert one.exit_code == 0, one.stderr
-    assert (
-        f"miou {at[0]:.1f}" in one.stdout and "leak" in one.stdout and "0.008 of the diagonal" in one.stdout
-    )
+    for words in (f"miou {at[0]:.1f}", "leak", "0.008 of the diagonal"):
+        assert words in one.stdout
     two = call(*(r.key[:8] for r in runs), "--runs", folder, "--out", tmp_path / "two.csv")
     table = two.stdout.splitlines()
-    assert len(table) == 4 and all(
-        r.key in line and f"{x:.1f}" in line for r, x, line in zip(runs, at, table[1:])
-    )
+    assert len(table) == 4
+    assert all(r.key in line and f"{x:.1f}" in line for r, x, line in zip(runs, at, table[1:]))
     assert list(pd.read_csv(tmp_path / "two.csv").masks.unique()) == [r.key for r in runs]
     assert not (runs[0].path / "two.csv").exists() and runs[0].result["metrics"]["miou"] == at[0] / 100
 
@@ -241,31 +216,27 @@ def test_instances(store, tmp_path):
 
 
 def test_shards_merged_are_the_whole():
-    "Every accumulator: counts equal, sums of floats equal up to rounding."
-    from wsss_nb.metrics.curves import FalsePositives
-    from wsss_nb.metrics.instance import InstanceAP
-    from wsss_nb.pipeline.judge import MaskScores
+    "For every accumulator, counts are equal, and sums of floats are equal up to rounding."
+
+    def score_one(i):
+        return MaskScores.start(CLASSES, [1, 5, 40], [0.008, 3]).update(*masks(i), str(i))
 
     def score(some):
-        return sum(
-            (MaskScores.start(CLASSES, [1, 5, 40], [0.008, 3]).update(*masks(i), str(i)) for i in some), 0
-        )
+        return sum((score_one(i) for i in some), 0)
 
-    whole, parts = score(range(12)), [score(range(k, 12, 3)) for k in range(3)]
-    total = sum(parts)
+    whole = score(range(12))
+    total = sum(score(range(k, 12, 3)) for k in range(3))
     assert total.images == 12 and (total.confusion.matrix == whole.confusion.matrix).all()
     assert (total.trimap.counts == whole.trimap.counts).all()
     assert (total.boundary.images == whole.boundary.images).all()
     np.testing.assert_allclose(total.boundary.sums, whole.boundary.sums, rtol=1e-12)
 
-    def false(some):
-        return sum(
-            FalsePositives(3).update([i % 3], np.random.default_rng(i).normal(size=3), *masks(i))
-            for i in some
-        )
+    def false_positives(some):
+        logits = {i: np.random.default_rng(i).normal(size=3) for i in some}
+        return sum(FalsePositives(3).update([i % 3], logits[i], *masks(i)) for i in some)
 
-    merged = (false(range(5)) + false(range(5, 12))).summary()
-    np.testing.assert_allclose(list(merged.values()), list(false(range(12)).summary().values()))
+    merged = (false_positives(range(5)) + false_positives(range(5, 12))).summary()
+    np.testing.assert_allclose(list(merged.values()), list(false_positives(range(12)).summary().values()))
     pytest.importorskip("faster_coco_eval")
 
     def found(i):
@@ -279,7 +250,7 @@ def test_shards_merged_are_the_whole():
 
 
 def naive_boundary(truth, pred, c, r):
-    "DAVIS's F of one class, by dilation with a disk."
+    "Compute DAVIS's boundary F of one class, by dilation with a disk."
 
     def edges(m):
         e, s, d = m.copy(), m.copy(), m.copy()
@@ -298,12 +269,7 @@ def naive_boundary(truth, pred, c, r):
 
 @pytest.mark.parametrize("shift", [(3, 0), (-2, 7)])
 def test_boundaries_of_photographs(shift):
-    "Real masks, odd sizes: the same numbers as the naive forms at every width."
-    import os
-    from pathlib import Path
-
-    from wsss_nb.metrics.boundary import BoundaryF, Trimap
-
+    "On masks of photographs of any size, the measures equal the naive forms at every width."
     photos = Path(os.environ.get("WSSS_NB_PHOTOS", "/nowhere")) / "SegmentationClass"
     files = sorted(photos.glob("*.png"))[:6]
     if not files:
@@ -324,6 +290,5 @@ def test_boundaries_of_photographs(shift):
                 if not (truth == v).all():
                     band |= (truth == v) & (distance_transform_edt(truth == v) <= w)
             keep = band & (truth != 255)
-            assert (
-                tri.at(w).matrix == np.histogram2d(truth[keep], pred[keep], [np.arange(C + 2)] * 2)[0]
-            ).all()
+            counts = np.histogram2d(truth[keep], pred[keep], [np.arange(C + 2)] * 2)[0]
+            assert (tri.at(w).matrix == counts).all()

@@ -1,4 +1,4 @@
-"The notebooks are the source: the library and the README are what they say, and they are clean."
+"The library and the README equal what the notebooks export, and the notebooks are clean."
 
 import filecmp
 import json
@@ -18,7 +18,7 @@ MACHINE_PATH = re.compile(r"(?<![\w.:/~}-])/(?:work|tmp|root|home|Users|var|usr|
 
 @pytest.fixture(scope="module")
 def rebuilt(tmp_path_factory):
-    "A copy of the project, exported and cleaned again from its notebooks alone."
+    "A copy of the project, exported and cleaned from its notebooks alone."
     copy = tmp_path_factory.mktemp("export") / "wsss_nb_project"
     shutil.copytree(NBS, copy / "nbs", ignore=shutil.ignore_patterns(".*", "__pycache__", "runs"))
     shutil.copy(ROOT / "settings.ini", copy)
@@ -32,12 +32,15 @@ def rebuilt(tmp_path_factory):
 
 
 def sources(folder):
+    "Return the relative paths of the Python files below a folder."
     return {str(p.relative_to(folder)) for p in folder.rglob("*.py")}
 
 
 def test_library_is_what_the_notebooks_export(rebuilt):
-    ours, theirs = ROOT / "wsss_nb", rebuilt / "wsss_nb"
-    missing, extra = sources(theirs) - sources(ours), sources(ours) - sources(theirs)
+    ours = ROOT / "wsss_nb"
+    theirs = rebuilt / "wsss_nb"
+    missing = sources(theirs) - sources(ours)
+    extra = sources(ours) - sources(theirs)
     assert not missing, f"not exported yet (run make nbs): {sorted(missing)}"
     assert not extra, f"no notebook exports these: {sorted(extra)}"
     differ = [f for f in sorted(sources(ours)) if not filecmp.cmp(ours / f, theirs / f, shallow=False)]
@@ -90,7 +93,7 @@ def test_readme_links_exist():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text)
     broken = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
-    assert not broken, f"README links to nothing: {broken}"
+    assert not broken, f"broken links in README.md: {broken}"
 
 
 @pytest.mark.parametrize("nb", ALL)
@@ -123,9 +126,8 @@ def test_companion_has_one_parameters_cell(nb):
     tagged = [c for c in read(NBS / f"{nb}.ipynb").cells if "parameters" in c.metadata.get("tags", [])]
     assert len(tagged) == 1, f"{len(tagged)} cells tagged `parameters`; papermill needs exactly one"
     for line in tagged[0].source.splitlines():
-        assert re.fullmatch(r"\s*|#.*|\w+(\s*:[^=]+)?\s*=\s*[^#]+#.+", line), (
-            f"one assignment and its comment a line: {line!r}"
-        )
+        fits = re.fullmatch(r"\s*|#.*|\w+(\s*:[^=]+)?\s*=\s*[^#]+#.+", line)
+        assert fits, f"not one assignment with its comment: {line!r}"
 
 
 def test_constraints_hold_every_requirement():
@@ -133,17 +135,18 @@ def test_constraints_hold_every_requirement():
 
     ini = ConfigParser(delimiters=["="])
     ini.read(ROOT / "settings.ini")
-    pinned = {
-        re.split(r"==", line)[0].lower().replace("_", "-")
-        for line in (ROOT / "constraints.txt").read_text().split()
-    }
+
+    def package(requirement):
+        return re.split(r"[<>=]", requirement)[0].lower().replace("_", "-")
+
+    pinned = {package(line) for line in (ROOT / "constraints.txt").read_text().split()}
     wanted = [r for k, v in ini["DEFAULT"].items() if k.endswith("requirements") for r in v.split()]
-    loose = [r for r in wanted if re.split(r"[<>=]", r)[0].lower().replace("_", "-") not in pinned]
+    loose = [r for r in wanted if package(r) not in pinned]
     assert not loose, f"no tested version in constraints.txt for {loose}"
 
 
 def test_what_widgets_need_is_installed(tmp_path):
-    "Scripts and styles are packaged, and an sdist has what setup.py reads."
+    "Scripts and style sheets are packaged, and an sdist has the files that setup.py reads."
     pytest.importorskip("setuptools", reason="building needs setuptools")
     copy = shutil.copytree(
         ROOT,

@@ -1,4 +1,4 @@
-"A refinement network whose training was killed ends with the same bits."
+"A refinement network whose training was killed and resumed ends with the same weights, bit for bit."
 
 import signal
 import subprocess
@@ -23,17 +23,16 @@ fit(net, [str(i) for i in range(12)], load, loss, Path(sys.argv[1]), FitSchedule
 
 
 def train(folder, kill=-1):
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder), str(kill)], capture_output=True, timeout=120
-    ).returncode
+    "Train in another process, which kills itself at step `kill`; return the exit code."
+    call = [sys.executable, "-c", SCRIPT, str(folder), str(kill)]
+    return subprocess.run(call, capture_output=True, timeout=120).returncode
 
 
 def test_kill_and_resume(tmp_path):
     assert train(tmp_path / "whole") == 0
     assert train(tmp_path / "killed", 7) == -signal.SIGKILL  # the checkpoint is of step 6
-    assert (tmp_path / "killed/checkpoint.safetensors").exists() and not (
-        tmp_path / "killed/model.safetensors"
-    ).exists()
+    assert (tmp_path / "killed/checkpoint.safetensors").exists()
+    assert not (tmp_path / "killed/model.safetensors").exists()
     assert train(tmp_path / "killed") == 0
     whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all((whole[k] == resumed[k]).all() for k in whole) and set(whole) == set(resumed)

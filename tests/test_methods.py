@@ -1,4 +1,4 @@
-"Every recipe behind a table or a figure trains a step, and parses under every preset."
+"Every recipe of a table or a figure trains one step and parses under every preset."
 
 from functools import cache
 from itertools import chain
@@ -21,19 +21,20 @@ DATA = "cooccur?n=16&size=64"
 
 
 def all_jobs(preset):
-    "One job of every training that some table or figure asks for."
+    "List one job of every training that a table or figure needs."
     entries = [e for e in load().values() if runnable(e)]
     jobs = [j for e in entries for j in chain(*jobs_of(e, DATA, preset).values())]
     return list({identity(j.recipe()): j for j in jobs}.values())
 
 
 def name(job):
+    "Return a test id such as 'cam+fbr,clusters=4'."
     return job.method + "".join(f",{k.split('.')[-1]}={v}" for k, v in job.overrides.items())
 
 
 @cache
 def batch_of(inputs, folder):
-    "Four augmented images with the maps that a method needs; the ground truth stands in for a teacher's labels."
+    "Load four augmented images with the maps that a method needs; the ground truth replaces a teacher's labels."
     data = open_data(DATA)
     for id in data.ids("train"):
         Image.fromarray(data.load(id, ["mask"])["mask"].numpy()).save(folder / f"{id}.png")

@@ -1,4 +1,4 @@
-"Every library notebook runs from its first cell to its last: its examples are the library's tests."
+"Every library notebook runs from its first cell to its last. Its examples are the library's tests."
 
 import pytest
 from notebooks import PAGES, library_notebooks

@@ -1,4 +1,4 @@
-"A term in a module of its own: found by name, trained with its presets, a row in a table, a layer in the explorer."
+"A term in its own module is found by name, trains with its presets, and appears in tables and in the explorer."
 
 import sys
 
@@ -48,15 +48,13 @@ class Stripes(Term):
     def facts(self, image, cell):
         return [("stripes", "penalised" if cell[1] % 2 == 0 else "free")]
 """
-DATA, SHORT = (
-    "cooccur?n=16&size=64",
-    {"inference.limit": 4, "augment.crop": 64, "augment.long_side": [64, 72]},
-)
+DATA = "cooccur?n=16&size=64"
+SHORT = {"inference.limit": 4, "augment.crop": 64, "augment.long_side": [64, 72]}
 
 
 @pytest.fixture
 def stripes(tmp_path, monkeypatch):
-    "The module's path in WSSS_NB_PLUGINS; nothing of it is left afterwards."
+    "Name the module in WSSS_NB_PLUGINS; forget it afterwards."
     path = tmp_path / "my_stripes.py"
     path.write_text(MODULE)
     monkeypatch.setenv("WSSS_NB_PLUGINS", str(path))
@@ -76,14 +74,14 @@ def test_a_new_term_needs_one_module(stripes, tmp_path):
 
     table = Measured(study(["cam", "cam+stripes"]), DATA, "smoke", 1, overrides=SHORT, runs=store)
     ((_, values),) = table.results["cam+stripes"].values()
-    assert values["miou"] == run.result["metrics"]["miou"] and table.missing  # the plain row is still to run
+    assert values["miou"] == run.result["metrics"]["miou"] and table.missing  # the plain row has no run
     assert list(jobs_of(study(["cam+stripes"], over={"terms.stripes.weight": [1, 2]}))) != []
 
     explorer = CamExplorer([run.key], store, device="cpu", layer="stripes")
-    source, state = explorer.source, explorer.state
-    assert "stripes" in state.layers() and "stripes" in [
-        value for _, value in explorer.controls.layer.options
-    ]
+    source = explorer.source
+    state = explorer.state
+    assert "stripes" in state.layers()
+    assert "stripes" in [value for _, value in explorer.controls.layer.options]
     layer = term_layer(source, state.runs[0], state.split, state.image, "stripes", state.classes)
     assert (layer.regions[:, ::2] == 1).all() and (layer.regions[:, 1::2] == 0).all()
     shown = view(source, image=state.image, layer="stripes")[1]

@@ -1,4 +1,4 @@
-"Refinement as a person meets it: killed at random moments, two at a time, folders of strangers' masks, tables that wait for masks."
+"Refinement end to end: killed at random moments, two processes at a time, on folders of masks, in tables."
 
 import json
 import os
@@ -32,7 +32,7 @@ from wsss_nb.refine.state import StepConfig
 from wsss_nb.run.store import RunStore
 
 class Slow(StepConfig, kind="slow"):
-    "Takes its time, then rolls the scores by a column."
+    "Wait, then flip the scores."
     seconds: float = 0.01
 
     def build(self, context):
@@ -42,7 +42,7 @@ class Slow(StepConfig, kind="slow"):
         return step
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background jobs inherit that it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background jobs ignore it otherwise
     store, chain, *folders = sys.argv[1:]
     if folders:
         refine_folder(*folders[:2], chain, folders[2], "cpu", 2)
@@ -52,7 +52,7 @@ if __name__ == "__main__":
 
 
 def made_up(store, limit=40):
-    "A finished run whose CAMs are the true masks, blurred."
+    "Write a finished run whose CAMs are blurred ground truth."
     data = open_data(DATA)
     run = RunStore(store).run(
         make_recipe("cam", DATA, "smoke", overrides={"inference.limit": limit}), data.fingerprint()
@@ -61,13 +61,11 @@ def made_up(store, limit=40):
         for id in chosen_ids(data, split, limit):
             sample = data.load(id, ["mask"])
             present = np.flatnonzero(sample["labels"])
-            cam = gaussian_filter(
-                (sample["mask"].numpy() == present[:, None, None] + 1).astype(np.float32), (0, 3, 3)
-            )
+            objects = (sample["mask"].numpy() == present[:, None, None] + 1).astype(np.float32)
+            cam = gaussian_filter(objects, (0, 3, 3))
             cam /= cam.max((1, 2), keepdims=True) + 1e-5
-            save_cam(
-                cam_path(run.path, split, id), CachedCam(present, cam, (48, 48), np.zeros(8), np.zeros(8))
-            )
+            cached = CachedCam(present, cam, (48, 48), np.zeros(8), np.zeros(8))
+            save_cam(cam_path(run.path, split, id), cached)
     run.finish(
         dict(
             metrics=dict(threshold=0.4, threshold_from="val", miou=0.5, split="train"),
@@ -79,6 +77,7 @@ def made_up(store, limit=40):
 
 
 def start(script, *arguments):
+    "Run the script in another process."
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
     return subprocess.Popen(
         [sys.executable, str(script), *map(str, arguments)],
@@ -92,21 +91,29 @@ def start(script, *arguments):
 
 @pytest.fixture
 def script(tmp_path):
+    "A script that refines with the step `slow`, which is registered here too."
     file = tmp_path / "slow.py"
     file.write_text(SLOW)
-    scope = {"__name__": "slow"}
-    exec(SLOW, scope)  # the step is known here too
+    exec(SLOW, {"__name__": "slow"})
     return file
 
 
 def state(folder):
-    "Every mask that is there, by name: when it was written, and its bytes."
+    "Return the time of writing and the bytes of every mask in a folder, by name."
     return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("[!.]*.png")}
 
 
+def contents(folder):
+    "Return the bytes of every mask in a folder, by name."
+    return {name: content for name, (_, content) in state(folder).items()}
+
+
 def killed(script, arguments, folder, total, kills, rng):
-    "Kill at random moments until all is done; returns how many masks each kill left. A mask that is there is never written again."
-    seen, left, process = {}, [], start(script, *arguments)
+    """Kill the script at random moments and start it again, until all masks are written.
+
+    A written mask must never change. Returns the number of masks after each kill."""
+    seen, left = {}, []
+    process = start(script, *arguments)
     while True:
         before = len(state(folder))
         wait = rng.randint(1, max(2, total // (kills + 1)))
@@ -120,8 +127,9 @@ def killed(script, arguments, folder, total, kills, rng):
             now = state(folder)
             assert {k: now[k] for k in seen} == seen, "a finished mask was lost or written again"
             for p in folder.rglob("[!.]*.png"):
-                Image.open(p).load()  # none is half written
-            seen, process = now, start(script, *arguments)
+                Image.open(p).load()  # no file is incomplete
+            seen = now
+            process = start(script, *arguments)
             left.append(len(now))
         elif process.poll() is not None:
             assert process.returncode == 0, process.stderr.read()
@@ -131,44 +139,33 @@ def killed(script, arguments, folder, total, kills, rng):
 
 
 def test_killed_during_a_batch(tmp_path, script, request):
-    "kill -9 at random moments, then again: no image lost, none half written, none done twice, the same result."
-    kills, rng = (20 if request.config.getoption("--long") else 3), random.Random(0)
-    calm, run = made_up(tmp_path / "calm"), made_up(tmp_path / "killed")
-    whole, out = refine_run(calm, CHAIN, device="cpu", workers=2), refined(run, CHAIN)
+    "kill -9 at random moments: no mask is lost, incomplete or made twice, and the result is the same."
+    kills = 20 if request.config.getoption("--long") else 3
+    calm = made_up(tmp_path / "calm")
+    run = made_up(tmp_path / "killed")
+    whole = refine_run(calm, CHAIN, device="cpu", workers=2)
+    out = refined(run, CHAIN)
     folder = out.path / "masks/train"
-    left = killed(script, (tmp_path / "killed", CHAIN), folder, 36, kills, rng)
-    done = state(folder)
+    left = killed(script, (tmp_path / "killed", CHAIN), folder, 36, kills, random.Random(0))
+    done = contents(folder)
     assert any(0 < n < len(done) for n in left), "never killed in the middle"
-    assert {k: b for k, (_, b) in done.items()} == {
-        k: b for k, (_, b) in state(whole.path / "masks/train").items()
-    }
+    assert done == contents(whole.path / "masks/train")
     a, b = whole.result("train"), out.result("train")
     assert json.dumps(a["metrics"]) == json.dumps(b["metrics"]) and a["images"] == b["images"] == len(done)
     ids = [row["id"] for row in read_log(out.path / "log.jsonl") if "id" in row]
     assert len(ids) == len(set(ids)), "an image was refined twice"
-    assert not list(out.path.rglob(".*")), "something half-written was left behind"
+    assert not list(out.path.rglob(".*")), "an incomplete file was left"
 
 
 def test_killed_in_folders(tmp_path, script):
     data = open_data(DATA)
-    made = write_folder(
-        tmp_path / "data",
-        {"train": [data.load(i, ["image", "mask"]) for i in data.ids("train")[:30]]},
-        data.classes,
-    )
+    samples = [data.load(i, ["image", "mask"]) for i in data.ids("train")[:30]]
+    made = write_folder(tmp_path / "data", {"train": samples}, data.classes)
     folders = (made / "JPEGImages", made / "SegmentationClass")
     calm = refine_folder(*folders, "slow", tmp_path / "calm", "cpu", 2)
-    killed(
-        script,
-        ("-", "slow?seconds=0.03", *folders, tmp_path / "out"),
-        tmp_path / "out",
-        30,
-        1,
-        random.Random(1),
-    )
-    assert {k: b for k, (_, b) in state(tmp_path / "out").items()} == {
-        k: b for k, (_, b) in state(calm).items()
-    }
+    arguments = ("-", "slow?seconds=0.03", *folders, tmp_path / "out")
+    killed(script, arguments, tmp_path / "out", 30, 1, random.Random(1))
+    assert contents(tmp_path / "out") == contents(calm)
     ids = [row["id"] for row in read_log(tmp_path / "out/log.jsonl") if "id" in row]
     assert len(ids) == len(set(ids)) and not list((tmp_path / "out").glob(".*"))
 
@@ -187,10 +184,8 @@ def test_two_at_once_do_the_work_once(tmp_path, script):
 
 def test_ctrl_c_keeps_what_is_done(tmp_path, script):
     run = made_up(tmp_path / "runs")
-    process, folder = (
-        start(script, tmp_path / "runs", "slow?seconds=0.3"),
-        refined(run, "slow?seconds=0.3").path,
-    )
+    process = start(script, tmp_path / "runs", "slow?seconds=0.3")
+    folder = refined(run, "slow?seconds=0.3").path
     deadline = time.monotonic() + 60
     while len(state(folder)) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -199,25 +194,25 @@ def test_ctrl_c_keeps_what_is_done(tmp_path, script):
     _, errors = process.communicate(timeout=30)
     assert process.returncode != 0 and "KeyboardInterrupt" in errors and time.monotonic() - began < 10
     kept = state(folder)
-    assert (
-        4 <= len(kept) < 36
-        and not list(folder.rglob(".*"))
-        and refined(run, "slow?seconds=0.3").result("train") is None
-    )
+    assert 4 <= len(kept) < 36
+    assert not list(folder.rglob(".*"))
+    assert refined(run, "slow?seconds=0.3").result("train") is None
     refine_run(run, "slow?seconds=0.3", device="cpu", workers=8)
     assert {k: v for k, v in state(folder).items() if k in kept} == kept
+
+
+def call(*words):
+    "Call the command line."
+    return CliRunner().invoke(app, [*map(str, words)])
 
 
 def test_a_bad_image_is_named_and_the_others_are_kept(tmp_path, script):
     run = made_up(tmp_path / "runs")
     ids = chosen_ids(open_data(DATA), "train", 40)
-    whole = cam_path(run.path, "train", ids[20])
-    save_cam(
-        whole, CachedCam(np.zeros(0, int), np.zeros((0, 3, 3), np.float16), (5, 5), np.zeros(8), np.zeros(8))
-    )
-    done = CliRunner().invoke(
-        app, ["refine", "slow", "--run", run.key, "--runs", str(tmp_path / "runs"), "--device", "cpu"]
-    )
+    no_class = np.zeros((0, 3, 3), np.float16)
+    too_small = CachedCam(np.zeros(0, int), no_class, (5, 5), np.zeros(8), np.zeros(8))
+    save_cam(cam_path(run.path, "train", ids[20]), too_small)
+    done = call("refine", "slow", "--run", run.key, "--runs", tmp_path / "runs", "--device", "cpu")
     assert done.exit_code == 2 and ids[20] in done.stderr and done.stderr.strip().count("wsss_nb:") == 1
 
 
@@ -239,113 +234,73 @@ BAD = {
 @pytest.mark.parametrize("typed", BAD)
 def test_bad_input_is_one_clear_line(typed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, typed.split())
+    done = call(*typed.split())
     assert done.exit_code == 2 and done.stdout == "", (done.stdout, done.exception)
     assert done.stderr.startswith("wsss_nb: ") and done.stderr.count("\n") == 1
     for word in BAD[typed]:
         assert word in done.stderr
-    assert not any(tmp_path.iterdir()), "something was begun"
+    assert not any(tmp_path.iterdir()), "a file was written"
 
 
 def test_folders_that_do_not_fit_are_one_error(tmp_path):
     data = open_data(DATA)
-    made = write_folder(
-        tmp_path / "data",
-        {"train": [data.load(i, ["image", "mask"]) for i in data.ids("train")[:4]]},
-        data.classes,
-    )
-    images, masks = made / "JPEGImages", made / "SegmentationClass"
+    samples = [data.load(i, ["image", "mask"]) for i in data.ids("train")[:4]]
+    made = write_folder(tmp_path / "data", {"train": samples}, data.classes)
+    images = made / "JPEGImages"
+    masks = made / "SegmentationClass"
+    out = tmp_path / "out"
     names = sorted(p.stem for p in masks.iterdir())
     (images / f"{names[0]}.jpg").unlink()
     Image.new("P", (7, 5)).save(masks / f"{names[1]}.png")
     (masks / f"{names[2]}.png").write_bytes(b"no picture")
-    words = [
-        "refine",
-        "background?score=0.5",
-        "--images",
-        str(images),
-        "--masks",
-        str(masks),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    done = CliRunner().invoke(app, words)
+    done = call("refine", "background?score=0.5", "--images", images, "--masks", masks, "--out", out)
     assert done.exit_code == 2 and done.stderr.count("\n") == 1 and "3 faults" in done.stderr
-    assert (
-        all(n in done.stderr for n in names[:3])
-        and names[3] not in done.stderr
-        and not (tmp_path / "out").exists()
-    )
+    assert all(n in done.stderr for n in names[:3]) and names[3] not in done.stderr
+    assert not out.exists()
 
 
 def test_masks_in_the_layout_of_voc(tmp_path):
-    run, data = made_up(tmp_path / "runs"), open_data(DATA)
-    words = [
-        "masks",
-        run.key,
-        "--runs",
-        str(tmp_path / "runs"),
-        "--out",
-        str(tmp_path / "voc"),
-        "--device",
-        "cpu",
-    ]
-    done = CliRunner().invoke(app, words)
+    run = made_up(tmp_path / "runs")
+    data = open_data(DATA)
+    out = tmp_path / "voc"
+    words = ["masks", run.key, "--runs", tmp_path / "runs", "--out", out, "--device", "cpu"]
+    done = call(*words)
     assert done.exit_code == 0, done.stderr
-    ids = (tmp_path / "voc/ImageSets/Segmentation/train.txt").read_text().split()
-    assert sorted(f"{i}.png" for i in ids) == sorted(
-        p.name for p in (tmp_path / "voc/SegmentationClass").iterdir()
-    )
+    ids = (out / "ImageSets/Segmentation/train.txt").read_text().split()
+    assert sorted(f"{i}.png" for i in ids) == sorted(p.name for p in (out / "SegmentationClass").iterdir())
     for id in ids[:5]:
-        mask = Image.open(tmp_path / "voc/SegmentationClass" / f"{id}.png")
+        mask = Image.open(out / "SegmentationClass" / f"{id}.png")
         assert mask.mode == "P" and mask.getpalette()[3:6] == [128, 0, 0] and mask.size == data.size(id)[::-1]
-    again = CliRunner().invoke(app, [*words, "--chain", "background?score=0.7"])
+    again = call(*words, "--chain", "background?score=0.7")
     assert again.exit_code == 2 and "holds masks of chain ''" in again.stderr
 
 
 def test_a_table_refines_what_it_shows(tmp_path, monkeypatch):
-    "Dashes and the command while masks are missing; --refine makes them; nothing is made twice."
+    "While masks are missing, the table shows dashes and the command; --refine makes them, and none twice."
     from wsss_nb.paper import registry
     from wsss_nb.pipeline.masks import masks_of
 
     run = made_up(tmp_path / "runs")
     rows = (registry.Row("none", "{base}"), registry.Row("half", "{base}", chain="background?score=0.5"))
     columns = {"Seed": "miou", "Mask": "refined::miou", "s": "refined::seconds"}
-    monkeypatch.setitem(
-        registry.ENTRIES, "toy.t1", registry.Table("toy.t1", "A toy", "", columns, rows, reference="none")
-    )
-    words = [
-        "table",
-        "toy.t1",
-        "--data",
-        DATA,
-        "--preset",
-        "smoke",
-        "--set",
-        "inference.limit=40",
-        "--runs",
-        str(tmp_path / "runs"),
-        "--out",
-        str(tmp_path / "out"),
-        "--device",
-        "cpu",
-    ]
-    before = CliRunner().invoke(app, words)
-    assert (
-        before.exit_code == 0
-        and "Not refined yet: 2 times" in before.stdout
-        and "--run --refine`" in before.stdout
-    )
-    assert [line.split()[-3:] for line in before.stdout.splitlines() if line.startswith("half  ")] == [
-        ["–", "–", "1"]
-    ]
-    after = CliRunner().invoke(app, [*words, "--refine"])
+    table = registry.Table("toy.t1", "A toy", "", columns, rows, reference="none")
+    monkeypatch.setitem(registry.ENTRIES, "toy.t1", table)
+    words = ["table", "toy.t1", "--data", DATA, "--preset", "smoke", "--set", "inference.limit=40"]
+    words += ["--runs", tmp_path / "runs", "--out", tmp_path / "out", "--device", "cpu"]
+
+    def half(done):
+        "Return the words of each row 'half'."
+        return [line.split() for line in done.stdout.splitlines() if line.startswith("half  ")]
+
+    before = call(*words)
+    assert before.exit_code == 0
+    assert "Not refined yet: 2 times" in before.stdout and "--run --refine`" in before.stdout
+    assert [row[-3:] for row in half(before)] == [["–", "–", "1"]]
+    after = call(*words, "--refine")
     assert after.exit_code == 0 and "Not refined" not in after.stdout, after.output
     miou = 100 * refined(run, "background?score=0.5").result("train")["metrics"]["miou"]
-    assert [line.split()[-3] for line in after.stdout.splitlines() if line.startswith("half  ")] == [
-        f"{miou:.1f}"
-    ]
+    assert [row[-3] for row in half(after)] == [f"{miou:.1f}"]
     stamps = {p: p.stat().st_mtime_ns for p in run.path.rglob("*.png")}
-    assert CliRunner().invoke(app, [*words, "--refine"]).stdout == after.stdout
+    assert call(*words, "--refine").stdout == after.stdout
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     assert masks_of(run, "background?score=0.6") == {}

@@ -1,4 +1,4 @@
-"Rules that a reader relies on: lint, small modules, imports that point downwards, no build tool in the library."
+"Rules of the code: lint, small modules, imports from lower floors only, no build tool in the library."
 
 import ast
 import re
@@ -29,29 +29,30 @@ MODULES = sorted(p for p in LIB.rglob("*.py") if not p.name.startswith("_"))
 
 
 def name_of(path):
+    "Return the full name of a module: 'wsss_nb.data.folder'."
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def wing(module):
+    "Return the wing of a module: 'data' of 'wsss_nb.data.folder'."
     return module.split(".")[1]
 
 
 def floor(module):
-    "Position of `wsss_nb.data.folder` in FLOORS, by its wing."
+    "Return the position of a module's wing in FLOORS."
     found = [i for i, wings in enumerate(FLOORS) if wing(module) in wings]
     assert found, f"{module}: name its floor in tests/test_style.py"
     return found[0]
 
 
 def imports(path):
-    "Full names of all modules imported anywhere in a file, inside functions too."
+    "Yield the full names of all modules imported in a file, also inside functions."
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom):
-            up = (
-                path.relative_to(ROOT).parts[: -node.level] if node.level else ()
-            )  # nbdev writes relative imports
+            # nbdev writes relative imports
+            up = path.relative_to(ROOT).parts[: -node.level] if node.level else ()
             module = ".".join([*up, *filter(None, [node.module])])
             if (ROOT / module.replace(".", "/")).is_dir():
                 yield from (f"{module}.{a.name}" for a in node.names)
@@ -78,20 +79,17 @@ def test_ruff(rule):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_module(path):
-    lines = [
-        t for t in path.read_text(encoding="utf-8").splitlines() if t.strip() and not t.startswith("# %%")
-    ]
-    assert len(lines) <= LONGEST, f"{len(lines)} lines: this module has become two ideas"
+    text = path.read_text(encoding="utf-8").splitlines()
+    lines = [line for line in text if line.strip() and not line.startswith("# %%")]
+    assert len(lines) <= LONGEST, f"{len(lines)} lines: split this module"
     for name in imports(path):
         top = name.split(".")[0]
-        assert top not in ("fastcore", "nbdev", "execnb", "pytest"), (
-            f"{path.name} imports {name}: a build tool"
-        )
+        problem = f"{path.name} imports {name}"
+        assert top not in ("fastcore", "nbdev", "execnb", "pytest"), f"{problem}: a build tool"
         if top == "wsss_nb" and "." in name:
             own = wing(name) == wing(name_of(path))
-            assert own or floor(name) < floor(name_of(path)), (
-                f"{path.name} imports {name}: imports point to lower floors only"
-            )
+            lower = floor(name) < floor(name_of(path))
+            assert own or lower, f"{problem}: only imports from lower floors are allowed"
 
 
 @pytest.mark.parametrize("nb", [*companions(), "index"])
@@ -120,7 +118,8 @@ def test_readme_lists_the_wings():
 
 def test_no_import_cycle():
     graph = {name_of(p): {n for n in imports(p) if n.startswith("wsss_nb.")} for p in MODULES}
-    done, path = set(), []
+    done = set()
+    path = []
 
     def visit(name):
         assert name not in path, " -> ".join([*path[path.index(name) :], name])
@@ -137,7 +136,7 @@ def test_no_import_cycle():
 
 
 def test_layout():
-    "Only what product.md prescribes lies at the top of the project."
+    "The top of the project holds only these files and folders."
     allowed = {
         "nbs",
         "wsss_nb",
@@ -160,6 +159,6 @@ def test_layout():
 
 
 def test_import_is_light():
-    "`import wsss_nb` loads no torch, so that `wsss_nb --help` answers at once."
+    "`import wsss_nb` does not load torch, so that `wsss_nb --help` is quick."
     code = "import sys, wsss_nb; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,4 +1,4 @@
-"What crosses modules in training: equality with the baseline, kill and resume, several processes, tags only."
+"Training across modules: equality with the baseline, kill and resume, several processes, chains of runs."
 
 import json
 import os
@@ -26,10 +26,12 @@ SHORT = {"training.steps": 8, "training.log_every": 2, "augment.crop": 64, "infe
 
 
 def short(method: str, **overrides):
+    "Return the recipe of a short run."
     return replace(make_recipe(method, DATA, "smoke"), SHORT | overrides)
 
 
 def trained(recipe, folder):
+    "Train without inference and evaluation; return the run."
     run = RunStore(folder).run(recipe, "x")
     train(recipe, open_data(DATA), run, "cpu", workers=0)
     return run
@@ -53,23 +55,30 @@ def test_fbr_changes_the_model_and_fills_its_bank(tmp_path):
     assert 0 < terms["fbr.bank.pushed"] <= 6 * 4 * 8  # six of eight steps, four images, eight NROIs
 
 
-def launch(recipe_file, folder, *before):
-    code = (
-        "import sys; from wsss_nb.core import read_json; from wsss_nb.run.recipe import parse_recipe;"
-        "from wsss_nb.pipeline.experiment import run_recipe;"
-        "run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device='cpu', workers=0)"
-    )
-    env = dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+SCRIPT = """
+import sys
+from wsss_nb.core import read_json
+from wsss_nb.pipeline.experiment import run_recipe
+from wsss_nb.run.recipe import parse_recipe
+
+run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device="cpu", workers=0)
+"""
+
+
+def launch(recipe, folder, **environment):
+    "Run a recipe in another process."
+    file = folder.with_suffix(".json")
+    file.write_text(recipe.model_dump_json())
     return subprocess.Popen(
-        [*(before or (sys.executable,)), "-c", code, str(recipe_file), str(folder)],
-        env=env,
+        [sys.executable, "-c", SCRIPT, str(file), str(folder)],
+        env=dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", **environment),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-# slow rates, so that the tiny classifier still sees every class: FPR's pools are then full
+# Low learning rates: the tiny classifier still predicts every class, and FPR's pools are full.
 TUNING = {"start.training.steps": 8, "start.optim.lr": 1e-6, "optim.lr": 1e-4}
 TERMS = {"cam+fbr": {"terms.fbr.warmup": 0.1}, "cam+fpr": TUNING, "cam+ssc": {}}
 
@@ -77,12 +86,10 @@ TERMS = {"cam+fbr": {"terms.fbr.warmup": 0.1}, "cam+fpr": TUNING, "cam+ssc": {}}
 @pytest.mark.parametrize("method", TERMS)
 def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path, method):
     recipe = short(method, **{"training.steps": 40, "training.log_every": 1}, **TERMS[method])
-    file = tmp_path / "recipe.json"
-    file.write_text(recipe.model_dump_json())
     whole = run_recipe(recipe, tmp_path / "whole", device="cpu", workers=0)
     per_epoch = 24 // recipe.training.batch_size
     for kill_at in (per_epoch + 2, 4 * per_epoch + 3):  # both between two checkpoints
-        process = launch(file, tmp_path / "killed")
+        process = launch(recipe, tmp_path / "killed")
         log = tmp_path / "killed" / whole.key / "log.jsonl"
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
@@ -98,9 +105,8 @@ def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path, me
     for part in ("model", "terms"):
         a, b = (load_file(r.path / f"{part}.safetensors") for r in (whole, resumed))
         assert all(torch.equal(a[k], b[k]) for k in a), part
-    assert json.dumps(resumed.result["metrics"]) == json.dumps(
-        whole.result["metrics"]
-    )  # as text: NaN equals NaN
+    metrics = [json.dumps(r.result["metrics"]) for r in (resumed, whole)]  # as text: NaN equals NaN
+    assert metrics[0] == metrics[1]
     assert [r["step"] for r in resumed.log()] == list(range(1, 41))
     if method == "cam+fpr":
         assert (b["fpr.pools.image"] >= 0).any() and max(r["fpr.rc"] for r in resumed.log()) > 0
@@ -109,46 +115,22 @@ def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path, me
 @pytest.mark.parametrize("method", ["cam+fbr", "cam+fpr"])
 def test_two_processes_train_as_one(tmp_path, method):
     recipe = short(method, **({"terms.fbr.warmup": 0.25} if method == "cam+fbr" else TUNING))
-    file = tmp_path / "recipe.json"
-    file.write_text(recipe.model_dump_json())
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        env = dict(
-            os.environ,
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE="2",
-            LOCAL_WORLD_SIZE="2",
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-            ACCELERATE_USE_CPU="true",
-            OMP_NUM_THREADS="1",
-            OMP_WAIT_POLICY="passive",
-        )
-        code = (
-            "import sys; from wsss_nb.core import read_json; from wsss_nb.run.recipe import parse_recipe;"
-            "from wsss_nb.pipeline.experiment import run_recipe;"
-            "run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device='cpu', workers=0)"
-        )
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code, str(file), str(tmp_path / "runs")],
-                env=env,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+    together = dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    together["ACCELERATE_USE_CPU"] = "true"
+    processes = [
+        launch(recipe, tmp_path / "runs", RANK=str(rank), LOCAL_RANK=str(rank), **together)
+        for rank in range(2)
+    ]
     for p in processes:
         _, err = p.communicate(timeout=300)
         assert p.returncode == 0, err[-3000:]
     (run,) = (r for r in RunStore(tmp_path / "runs") if r.recipe.method == method)
     assert run.result["training"]["processes"] == 2
     terms = load_file(run.path / "terms.safetensors")
-    if method == "cam+fpr":  # the run it starts from was made by both, too
+    if method == "cam+fpr":  # both processes trained the run that it starts from, too
         assert (terms["fpr.pools.image"] >= 0).any() and len(list(RunStore(tmp_path / "runs"))) == 2
         return
     assert 4 * 8 < terms["fbr.bank.pushed"] <= 6 * 4 * 8  # NROIs of both processes' images
@@ -171,33 +153,30 @@ def test_a_run_end_to_end(tmp_path):
     assert load_terms(run, len(data.classes))["fbr"].bank.pushed > 0
     before = (run.path / "result.json").stat().st_mtime_ns
     assert run_recipe(recipe, tmp_path, device="cpu").key == run.key
-    assert (run.path / "result.json").stat().st_mtime_ns == before  # nothing was run again
+    assert (run.path / "result.json").stat().st_mtime_ns == before  # the run was not repeated
 
 
 @pytest.mark.parametrize("threshold", ["fixed", "train-gt"])
 def test_threshold_choices(tmp_path, threshold):
     run = run_recipe(short("cam", **{"evaluation.threshold": threshold}), tmp_path, device="cpu", workers=0)
-    m = run.result["metrics"]
-    assert m["threshold_from"] == threshold
-    best = max(m["sweep"]["miou"])
-    assert (
-        m["miou"] == pytest.approx(best) if threshold == "train-gt" else m["threshold"] == pytest.approx(0.3)
-    )
+    metrics = run.result["metrics"]
+    assert metrics["threshold_from"] == threshold
+    if threshold == "train-gt":
+        assert metrics["miou"] == pytest.approx(max(metrics["sweep"]["miou"]))
+    else:
+        assert metrics["threshold"] == pytest.approx(0.3)
 
 
 def test_a_chain_of_runs(tmp_path):
-    "AMN learns from a CAM's labels, FPR fine-tunes that AMN; AdvCAM shares the CAM's training; nothing is trained twice."
+    "AMN learns from a CAM's pseudo labels, FPR fine-tunes the AMN, AdvCAM reuses the CAM's training; none is trained twice."
     few = {"training.steps": 2, "augment.crop": 64, "inference.limit": 2}
-    tuned = replace(
-        make_recipe("amn+fpr", DATA, "smoke", overrides=few),
-        {"start.training.steps": 3, "start.start.training.steps": 4},
-    )
+    steps = {"start.training.steps": 3, "start.start.training.steps": 4}
+    tuned = replace(make_recipe("amn+fpr", DATA, "smoke", overrides=few), steps)
     last = run_recipe(tuned, tmp_path, "cpu", 0)
     store = RunStore(tmp_path)
     runs = {r.recipe.method: r for r in store}
     assert {m: r.recipe.training.steps for m, r in runs.items()} == {"cam": 4, "amn": 3, "amn+fpr": 2}
     assert (runs["cam"].path / "pseudo").is_dir() and last.result["training"]["start"] == runs["amn"].key
-    climbed = run_recipe(
-        make_recipe("advcam", DATA, "smoke", overrides=few | {"training.steps": 4}), tmp_path, "cpu", 0
-    )
+    recipe = make_recipe("advcam", DATA, "smoke", overrides=few | {"training.steps": 4})
+    climbed = run_recipe(recipe, tmp_path, "cpu", 0)
     assert climbed.result["training"] == runs["cam"].result["training"] and climbed.key != runs["cam"].key

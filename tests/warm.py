@@ -1,5 +1,7 @@
-"""Runs notebooks, each in a fork of a process that has imported the heavy packages: a kernel's start and its imports would be half of the
-time. Reads a path a line, answers a line of JSON: '' or what went wrong."""
+"""Run notebooks, each in a fork of a process that has already imported the heavy packages.
+
+A kernel's start and its imports would take half of the time. Reads one path a line from stdin, and answers each with a
+line of JSON: '' or the error."""
 
 import importlib
 import json
@@ -38,7 +40,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def run(path):
-    "The code cells of a notebook, in its folder; '' or the first cell that failed, as a person would look for it."
+    "Run the code cells of a notebook in its folder; return '' or a report on the first cell that failed."
     import nbformat
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -49,13 +51,16 @@ def run(path):
         if cell.cell_type == "code":
             done = shell.run_cell(cell.source)
             if (error := done.error_before_exec or done.error_in_exec) is not None:
-                text = "".join(traceback.format_exception(error))
-                return f"{path.name}, cell {i} (id {cell.get('id')}) failed:\n{cell.source}\n{'-' * 20}\n{ANSI.sub('', text)}"
+                text = ANSI.sub("", "".join(traceback.format_exception(error)))
+                where = f"{path.name}, cell {i} (id {cell.get('id')})"
+                return f"{where} failed:\n{cell.source}\n{'-' * 20}\n{text}"
     return ""
 
 
 def child(path, answer):
-    "In the fork: nothing is written to the parent's streams; the group is the notebook's own, so that nothing of it is left."
+    """Run a notebook in the forked process and write the report to a file.
+
+    It has its own process group, so that its workers can be killed with it, and writes nothing to the parent's streams."""
     os.setsid()
     silent = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -69,9 +74,10 @@ def child(path, answer):
 
 
 def forked(path, timeout):
-    "What `run` says, from a process that is gone afterwards."
+    "Call `run` in a forked process and return its report; kill the process and its workers afterwards."
     with tempfile.TemporaryDirectory() as d:
-        answer, end = Path(d) / "answer", time.monotonic() + timeout
+        answer = Path(d) / "answer"
+        end = time.monotonic() + timeout
         if not (pid := os.fork()):
             child(path, answer)
         while os.waitpid(pid, os.WNOHANG)[0] == 0:
@@ -81,7 +87,7 @@ def forked(path, timeout):
                 return f"{path.name} took longer than {timeout} s (see WSSS_NB_TEST_TIMEOUT)"
             time.sleep(0.02)
         try:
-            os.killpg(pid, signal.SIGKILL)  # workers it forgot
+            os.killpg(pid, signal.SIGKILL)  # workers that still run
         except ProcessLookupError:
             pass
         return json.loads(answer.read_text()) if answer.exists() else f"{path.name}: its process died"

@@ -176,10 +176,10 @@ class Images:
         ids = data.ids(split)
         if not having:
             return ids
-        (c,) = self.numbers([having])
+        (c,) = self.class_indices([having])
         return [i for i in ids if c in data.tags.get(i, ())]
 
-    def numbers(self, names: Sequence[str]) -> list[int]:  # 0-based
+    def class_indices(self, names: Sequence[str]) -> list[int]:  # 0-based
         "Return the indices of classes given by name."
         if unknown := [c for c in names if c not in self.data.classes]:
             raise UserError(
@@ -238,7 +238,7 @@ class Images:
         classes: Sequence[str] = (),  # that get a CAM; none named: all
     ) -> str:  # its id in the split 'yours'
         "Add an uploaded image."
-        tags = tuple(sorted({*self.numbers(classes)})) if classes else None
+        tags = tuple(sorted({*self.class_indices(classes)})) if classes else None
         pixels = frozen(read_upload(name, bytes(content)))
         return self.own.add(name, pixels, tags, [i for ids in self.data.splits.values() for i in ids])
 

@@ -30,22 +30,30 @@ def seamed(rgb: ndarray, index: ndarray) -> ndarray:  # uint8, [H, W, 3]; labels
     return out
 
 
-def starred(rgb: ndarray, at: dict[str, tuple[float, float]], star: bool = True) -> ndarray:  # text -> (y, x)
-    "Draw stars with a text beside them, or the texts alone."
+def starred(
+    rgb: ndarray,  # uint8 [H, W, 3]
+    at: dict[str, tuple[float, float]],  # text -> (y, x)
+    star: bool = True,  # False: the texts alone, centred
+) -> ndarray:  # uint8 [H, W, 3]
+    "Draw five-pointed stars, each with its text beside it."
     picture = Image.fromarray(rgb)
-    draw, r = ImageDraw.Draw(picture), max(6, min(rgb.shape[:2]) / 34)
+    draw = ImageDraw.Draw(picture)
+    r = max(6, min(rgb.shape[:2]) / 34)  # radius
+    angles = np.arange(10) * np.pi / 5 - np.pi / 2
     for text, (y, x) in at.items():
-        turn = np.arange(10) * np.pi / 5 - np.pi / 2
-        corners = [(x + s * np.cos(a), y + s * np.sin(a)) for a, s in zip(turn, [r, 0.45 * r] * 5)]
+        place = (x, y)
+        anchor = "mm"
         if star:
+            corners = [(x + s * np.cos(a), y + s * np.sin(a)) for a, s in zip(angles, [r, 0.45 * r] * 5)]
             draw.polygon(corners, "white", "black", 1)
-        right = x + 3 * r < rgb.shape[1]  # room for the number
-        place, anchor = (
-            ((x + (r + 1 if right else -r - 1), y), "lm" if right else "rm") if star else ((x, y), "mm")
-        )
-        draw.text(
-            place, text, "white", font(round(1.6 * r)), anchor=anchor, stroke_width=2, stroke_fill="black"
-        )
+            if x + 3 * r < rgb.shape[1]:  # there is room on the right
+                place = (x + r + 1, y)
+                anchor = "lm"
+            else:
+                place = (x - r - 1, y)
+                anchor = "rm"
+        size = round(1.6 * r)
+        draw.text(place, text, "white", font(size), anchor=anchor, stroke_width=2, stroke_fill="black")
     return np.array(picture)
 
 # %% ../../../nbs/explore/cams/01_term_layers.ipynb #3f35adf5
@@ -54,10 +62,10 @@ def draw_layer(
     layer: Layer,
     opacity: float = 0.75,
 ) -> ndarray:  # uint8 [H, W, 3]
-    "Draw regions in their colours over the grey image, then outline, stars and labels."
+    "Draw the regions of a layer over the image in grey, then its outline, stars and labels."
     size = image.shape[:2]
     index = resize(layer.regions.astype(np.uint8), size, nearest=True)
-    n = int(layer.regions.max(initial=0))
+    n = int(layer.regions.max(initial=0))  # number of regions
     palette = np.array([to_rgb(k) for k in layer.colours]) * 255
     colours = np.concatenate([np.zeros((1, 3)), palette[np.arange(n) % len(palette)]])
     strength = np.append(0, np.full(n, layer.opacity * opacity))
@@ -85,7 +93,7 @@ def layer_picture(
     layer: str,  # for instance 'FBR queries'
     shown: Sequence[int] = (),  # classes switched on
     opacity: float = 0.75,
-) -> tuple[ndarray, str]:  # uint8 [H, W, 3]; note
-    "Draw a layer of a run's term over an image; also return what to say about it."
+) -> tuple[ndarray, str]:  # uint8 [H, W, 3]; note for the caption
+    "Draw a layer of a run's term over an image; also return its note."
     found = term_layer(source, label, split, id, layer, shown)
     return draw_layer(source.image(id), found, opacity), found.note

@@ -44,11 +44,14 @@ class NroiState(Choices):
 
     def images(self) -> list[str]:
         "List the images of the split that have tags, which the seeds of FBR need."
-        return [i for i in self.source.ids(self.split) if self.source.data.tags.get(i)]
+        return self._tagged("")
 
     def ids(self) -> list[str]:
         "List those of `images` that have the class `having`."
-        return [i for i in self.source.ids(self.split, self.having) if self.source.data.tags.get(i)]
+        return self._tagged(self.having)
+
+    def _tagged(self, having: str) -> list[str]:
+        return [i for i in self.source.ids(self.split, having) if self.source.data.tags.get(i)]
 
     @validate("run")
     def _is_run(self, proposal):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GAP', 'NOTE', 'CHOSEN', 'mix_table', 'mix', 'heat_table', 'grey', 'heat', 'seed_mask', 'class_ious', 'caption',
-           'label_table', 'painted', 'line_width', 'outlined', 'dashes', 'keep_table', 'cross', 'font', 'named',
-           'region_centres', 'region_places', 'cam_places', 'encode', 'strip', 'strip_index']
+           'label_table', 'painted', 'line_width', 'outlined', 'dashes', 'keep_table', 'draw_cross', 'font',
+           'draw_names', 'region_centres', 'region_places', 'cam_places', 'encode', 'strip', 'strip_index']
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #a66054b7
 import io
@@ -167,7 +167,7 @@ def keep_table(shown: tuple[int, ...]) -> ndarray:  # bool [256]
     return keep
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #0c48ef36
-def cross(
+def draw_cross(
     rgb: ndarray,  # uint8 [H, W, 3]
     y: int,
     x: int,
@@ -189,7 +189,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
-def named(
+def draw_names(
     rgb: ndarray,  # uint8 [H, W, 3]
     places: Mapping[int, tuple[int, int]],  # label -> (y, x)
     names: Sequence[str],  # of all classes; label k is names[k - 1]
