@@ -46,7 +46,7 @@ def other_runs(
 
 
 def short(name: str) -> str:
-    "A data set's string without the folders above it."
+    "Shorten the name of a data set in a folder to its last part."
     return name.rstrip("/").rpartition("/")[2] if "/" in name else name
 
 # %% ../../../nbs/explore/cams/06_app.ipynb #675f7dcb
