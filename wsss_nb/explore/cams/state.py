@@ -23,7 +23,8 @@ from .overlays import layer_kind, refined_mask
 from .term_layers import layer_picture
 from ..choices import Choices
 from ..images import YOURS
-from ..source import ORDERS, Cams, Source
+from ..scores import Cams
+from ..source import ORDERS, Source
 from wsss_nb.explore.widgets.compose import (
     cam_places,
     caption,
