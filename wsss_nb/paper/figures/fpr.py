@@ -32,7 +32,7 @@ from ...losses.fpr import FPR, explain
 from ...losses.fpr_prototypes import class_regions, load_pools
 from ...metrics.curves import FalsePositives
 from ...models.cam import CamModel, normalised_cam
-from .cams import draw_grid, first_runs
+from .cams import PICKED, draw_grid, first_runs
 from .fpr_sensitivity import K_ROWS, WEIGHT_ROWS, draw_sensitivity
 from ..registry import FigureSpec, Row
 from ...pipeline.compare import about
@@ -255,7 +255,7 @@ FPR_FIGURES = (
         "FPR, Fig. 3",
         PAIR,
         draw_grid,
-        note="Images are picked by rank, not by hand; the figure states the rule.",
+        note=PICKED,
     ),
     FigureSpec(
         "fpr.f5",
