@@ -89,6 +89,12 @@ def make_recipe(
             f"No preset {preset!r}{did_you_mean(preset, PRESETS)}", f"Use one of {', '.join(PRESETS)}."
         )
     baseline, *names = parts_of(method)
+    for field in overrides or {}:
+        part, _, kind = field.removeprefix("start.").partition(".")
+        if part == "terms" and (kind := kind.partition(".")[0]) not in names:
+            raise UserError(
+                f"{field} concerns no term of {method}.", f"Use method {method}+{kind}, or leave it out."
+            )
     cls, terms = find_plugin(ModelConfig, baseline), {t: find_plugin(TermConfig, t) for t in names}
     common = {k: v for k, v in PRESETS[preset].get("model", {}).items() if k in cls.model_fields}
     model = load_plugin(ModelConfig, baseline, common | cls.changes(preset).get("values", {}), "model")
