@@ -281,7 +281,8 @@ def test_explorer(page, served, photos):
     from playwright.sync_api import expect
 
     panels = opened(page, served, photos)
-    titles, ious = panels.locator(".wsss-title span:first-child"), panels.nth(1).locator(".wsss-facts td.n")
+    titles = panels.locator(".wsss-title span:first-child")
+    ious = panels.nth(1).locator(".wsss-facts td.n")
     expect(titles).to_have_count(3)
     first = titles.nth(0).text_content()
     page.get_by_role("application", name="thumbnails").click(position={"x": 6 + 90 + 40, "y": 40})
@@ -436,7 +437,8 @@ MAP = """
 from wsss_nb.explore.map.app import FeatureMap
 from wsss_nb.explore.source import Source
 
-source, gone = Source.open({store!r}, device='cpu'), [{gone!r}]
+source = Source.open({store!r}, device='cpu')
+gone = [{gone!r}]
 read = source.image
 
 def image(id):
@@ -519,7 +521,8 @@ def test_feature_map(page, served, tiny):
 
     plots.nth(1).scroll_into_view_if_needed()
     box = plots.nth(1).bounding_box()
-    w, h = box["width"] - 4, box["height"] - 4
+    w = box["width"] - 4
+    h = box["height"] - 4
     drag(page, box, *({"x": x, "y": y} for x, y in [(4, 4), (w, 4), (w, h), (4, h)]), key="Shift")
     expect(page.get_by_text(f"{n} points, {n} selected")).to_have_count(2)  # in the map beside it too
     expect(page.get_by_text(f"{n} points of {table.image.nunique()} images")).to_be_visible()

@@ -67,7 +67,8 @@ def compare(folders, *words):
 def expected():
     "Compute the IoU of each class and the pixel accuracy from all pixels at once."
     t, p = (np.concatenate([m[k].ravel() for m in map(masks, range(40))]) for k in (0, 1))
-    t, p = t[t != 255], p[t != 255]
+    known = t != 255
+    t, p = t[known], p[known]
     return [((t == c) & (p == c)).sum() / ((t == c) | (p == c)).sum() for c in range(4)], (t == p).mean()
 
 

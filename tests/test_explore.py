@@ -278,7 +278,8 @@ def test_slow_work_runs_beside_and_stops(store, monkeypatch):
 
     async def scene():
         explorer = CamExplorer(Source.open(store, data=DATA, device="cpu"))
-        label, split = explorer.state.runs[-1], "val"
+        label = explorer.state.runs[-1]
+        split = "val"
         explorer.state.runs = (label,)
         explorer.controls.split.value = split
         todo = len(explorer.source.unscored(label, split))

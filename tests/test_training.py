@@ -49,8 +49,8 @@ def test_fbr_with_zero_weights_is_the_baseline_bit_for_bit(tmp_path):
 def test_fbr_changes_the_model_and_fills_its_bank(tmp_path):
     a = trained(short("cam"), tmp_path / "a")
     b = trained(short("cam+fbr", **{"terms.fbr.warmup": 0.25}), tmp_path / "b")
-    a, terms = load_file(a.path / "model.safetensors"), load_file(b.path / "terms.safetensors")
-    b = load_file(b.path / "model.safetensors")
+    terms = load_file(b.path / "terms.safetensors")
+    a, b = (load_file(r.path / "model.safetensors") for r in (a, b))
     assert any(not torch.equal(a[k], b[k]) for k in a)
     assert 0 < terms["fbr.bank.pushed"] <= 6 * 4 * 8  # six of eight steps, four images, eight NROIs
 
@@ -140,7 +140,8 @@ def test_two_processes_train_as_one(tmp_path, method):
 def test_a_run_end_to_end(tmp_path):
     recipe = short("cam+fbr")
     run = run_recipe(recipe, tmp_path, device="cpu", workers=1)
-    result, data = run.result, open_data(DATA)
+    result = run.result
+    data = open_data(DATA)
     assert result["data"]["fingerprint"] == data.fingerprint()
     assert {"torch", "wsss_nb"} <= set(result["versions"])
     assert result["metrics"]["threshold_from"] == "val" and result["metrics"]["miou"] > 0
