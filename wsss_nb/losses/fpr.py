@@ -8,7 +8,7 @@ __all__ = ['FPRConfig', 'log1mexp', 'FprScene', 'FPR', 'kept_epochs', 'look', 'c
 # %% ../../nbs/losses/07_fpr.ipynb #61607b11
 from dataclasses import dataclass
 from math import log
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -34,7 +34,7 @@ from ..run.recipe import Count, NonNegative, Positive, Share, TermConfig
 class FPRConfig(TermConfig, kind="fpr"):
     "False positive rectification (FPR, Sec. 3.2); a weight of 0 leaves its part out."
 
-    fine_tunes: ClassVar[bool] = True  # starts from a trained classifier (Sec. 3.2.1)
+    fine_tunes: bool = True  # start from a trained classifier (Sec. 3.2.1)
     layers = LAYERS
     presets = {
         preset: dict(values=dict(temperature=None), optim=dict(lr=0.005), training=dict(steps=steps))
