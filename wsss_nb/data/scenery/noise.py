@@ -8,6 +8,7 @@ __all__ = ['SIDE', 'SLOPES', 'Dice', 'turn', 'wave', 'smooth', 'lattice_noise', 
 # %% ../../../nbs/data/scenery/00_noise.ipynb #29dd5846
 from functools import lru_cache
 
+import numba
 import numpy as np
 
 # %% ../../../nbs/data/scenery/00_noise.ipynb #2fda993f
@@ -157,17 +158,36 @@ def bank() -> dict[str, np.ndarray]:
     return tiles
 
 
+@numba.njit(nogil=True, cache=True)
+def _sample(tile, u, v, out):
+    "Fill `out` [h, w] with bilinear samples of a tile [SIDE, SIDE] at `u` and `v` [h, w], in periods."
+    side = np.float32(SIDE)
+    wrap = np.uint32(SIDE - 1)
+    one = np.uint32(1)
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            x = u[i, j] * side
+            y = v[i, j] * side
+            left = np.floor(x)
+            top = np.floor(y)
+            # A fraction of a negative float32 needs more than 24 bits
+            fx = np.float64(x) - np.float64(left)
+            fy = np.float64(y) - np.float64(top)
+            x0 = np.uint32(np.int32(left)) & wrap
+            y0 = np.uint32(np.int32(top)) & wrap
+            x1 = np.uint32(x0 + one) & wrap
+            y1 = np.uint32(y0 + one) & wrap
+            a = tile[y0, x0]
+            b = tile[y1, x0]
+            a = np.float32(a + (tile[y0, x1] - a) * fx)
+            b = np.float32(b + (tile[y1, x1] - b) * fx)
+            out[i, j] = np.float32((b - a) * fy) + a
+
+
 def sample(tile: str, u, v) -> np.ndarray:
-    "Sample a tile bilinearly at `u` (across) and `v` (down), in periods; `u` and `v` broadcast."
-    t = bank()[tile].ravel()
-    u, v = np.asarray(u, np.float32) * SIDE, np.asarray(v, np.float32) * SIDE
-    iu, iv = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
-    fu, fv = u - iu, v - iv
-    x0, x1 = iu & (SIDE - 1), (iu + 1) & (SIDE - 1)
-    y0, y1 = (iv & (SIDE - 1)) * SIDE, ((iv + 1) & (SIDE - 1)) * SIDE
-    a, b = t.take(y0 + x0), t.take(y1 + x0)
-    a += (t.take(y0 + x1) - a) * fu
-    b += (t.take(y1 + x1) - b) * fu
-    b -= a
-    b *= fv
-    return b + a
+    "Sample a tile bilinearly at `u` (across) and `v` (down), in periods; `u` and `v` broadcast to [h, w]."
+    u = np.asarray(u, np.float32)
+    v = np.asarray(v, np.float32)
+    out = np.empty(np.broadcast_shapes(u.shape, v.shape), np.float32)
+    _sample(bank()[tile], np.broadcast_to(u, out.shape), np.broadcast_to(v, out.shape), out)
+    return out
