@@ -124,6 +124,7 @@ class CamConfig(ModelConfig, kind="cam"):
     output_stride: Literal[8, 16, 32] = 16
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # the stem and the first stage
     frozen_bn: bool = True
+    dilate: bool = True  # False: stride without dilation in the last stage, as IRN's release
     pool: Literal["gap", "tap"] = "gap"
     tap_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
     loss: Literal["bce", "focal"] = "bce"  # focal: FPR Eq. 10
@@ -132,7 +133,12 @@ class CamConfig(ModelConfig, kind="cam"):
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "model"))
             trunk = Backbone(
-                self.backbone, self.output_stride, self.weights, self.frozen_stages, self.frozen_bn
+                self.backbone,
+                self.output_stride,
+                self.weights,
+                self.frozen_stages,
+                self.frozen_bn,
+                self.dilate,
             )
             model = self.network(trunk, num_classes)
             model.focal = self.loss == "focal"

@@ -31,7 +31,7 @@ class TermConfig(Plugin):
     noun: ClassVar[str] = "term"
     registry: ClassVar[dict[str, type[Plugin]]] = {}
     layers: ClassVar[dict[str, str]] = {}  # pictures for the explorer (`Term.layer`): name -> explanation
-    fine_tunes: ClassVar[bool] = False  # True: starts from the trained run without this term (`Recipe.start`)
+    fine_tunes: bool = False  # start from the trained run without this term (`Recipe.start`)
     lr_mult: Annotated[float, Field(gt=0)] = 1.0  # learning-rate factor of the term's own parameters
 
     def build(self, channels: int, num_classes: int, seed: int):
@@ -98,6 +98,9 @@ class Optim(Part):
     momentum: Share = 1e-4
     betas: tuple[Share, Share] = (0.9, 0.999)  # Adam and AdamW
     weight_decay: NonNegative = 1e-4
+    clip: Positive | None = (
+        None  # largest norm of the gradients of all parameters of the optimiser; None: not clipped
+    )
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     power: Positive = 0.9
 
@@ -136,6 +139,7 @@ class Inference(Part):
     "Multi-scale CAM inference."
 
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 0.5, 1.5, 2.0)
+    long_side: Count | None = None  # of the image at scale 1, pixels; None: its own size
     flip: bool = True
     stride: Count = 4  # the cache holds one value per stride x stride pixels
     limit: Count | None = None  # number of images of a split, evenly spaced; None: all
