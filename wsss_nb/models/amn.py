@@ -132,6 +132,9 @@ class AmnConfig(ModelConfig, kind="amn"):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # before the ASPP
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.4  # epsilon
 
+    def cell_size(self) -> int:
+        return self.output_stride
+
     def inputs(self) -> tuple[str, ...]:
         return ("pseudo",)
 

@@ -129,6 +129,9 @@ class CamConfig(ModelConfig, kind="cam"):
     tap_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
     loss: Literal["bce", "focal"] = "bce"  # focal: FPR Eq. 10
 
+    def cell_size(self) -> int:
+        return self.output_stride
+
     def build(self, num_classes: int, seed: int) -> CamModel:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "model"))

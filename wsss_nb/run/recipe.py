@@ -56,6 +56,9 @@ class ModelConfig(Plugin):
     def build(self, num_classes: int, seed: int):
         raise NotImplementedError
 
+    def cell_size(self) -> int | None:
+        "Return the side of a CAM's cell in pixels of the network's input (its stride); None: not stated."
+
     def trained_as(self) -> "ModelConfig":
         "Return the settings whose training this model shares: its own, unless it differs at inference only."
         return self
@@ -142,6 +145,7 @@ class Inference(Part):
     long_side: Count | None = None  # of the image at scale 1, pixels; None: its own size
     flip: bool = True
     stride: Count = 4  # the cache holds one value per stride x stride pixels
+    long_side: Count | None = None  # of the image at scale 1, pixels; None: its own size
     limit: Count | None = None  # number of images of a split, evenly spaced; None: all
 
 
