@@ -36,10 +36,9 @@ class FPRConfig(TermConfig, kind="fpr"):
 
     fine_tunes: bool = True  # start from a trained classifier (Sec. 3.2.1)
     layers = LAYERS
-    presets = {
-        preset: dict(values=dict(temperature=None), optim=dict(lr=0.005), training=dict(steps=steps))
-        for preset, steps in (("small", 300), ("quick", 120), ("demo", 100))
-    } | dict(smoke=dict(values=dict(temperature=None, prototypes=3)))
+    presets = dict.fromkeys(("small", "quick", "demo"), dict(values=dict(temperature=None))) | dict(
+        smoke=dict(values=dict(temperature=None, prototypes=3))
+    )
     lambda_rc: NonNegative = 0.12  # weight of the region-level contrast, λ1 in Eq. 9
     lambda_pr: NonNegative = 1.5e-4  # weight of the pixel-level rectification, λ2 in Eq. 9
     prototypes: Count = 10  # prototypes of each kind and class, K

@@ -24,8 +24,8 @@ class PPCConfig(TermConfig, kind="ppc"):
     "Pixel-to-prototype contrast (PPC, Sec. 3); a weight of 0 leaves its part out."
 
     presets = {
-        preset: dict(values=dict(bg_score=0.5, view=view))
-        for preset, view in (("small", 128), ("quick", 96), ("demo", 96))
+        preset: dict(values=dict(view=view))
+        for preset, view in (("small", 128), ("quick", 112), ("demo", 112))
     } | dict(smoke=dict(values=dict(view=64)))
     lambda_cp: NonNegative = 0.1  # weight of cross-prototype: a view's pixels, the other view's prototypes
     lambda_cc: NonNegative = 0.1  # weight of cross-CAM: a view's pixels, the other view's seed

@@ -48,7 +48,7 @@ class SSCConfig(TermConfig, kind="ssc"):
     paper = dict(training=dict(epochs=10, batch_size=6))
     presets = dict.fromkeys(
         ("small", "quick", "demo"),
-        dict(values=dict(loss_network="tf_efficientnet_lite0", width=64)),
+        dict(values=dict(fine_tunes=True, align_from=0, loss_network="tf_efficientnet_lite0", width=64)),
     ) | dict(smoke=dict(values=dict(loss_network="resnet_small", loss_weights="random", width=16, erode=2)))
 
     def inputs(self) -> tuple[str, ...]:

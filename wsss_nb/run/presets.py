@@ -20,23 +20,27 @@ LITE0 = dict(
 )
 
 
-def lite0(steps: int, crop: int, long_side: tuple[int, int], inference: dict[str, Any]) -> dict[str, Any]:
-    "A preset with EfficientNet-Lite0: batches of 8, SGD at 0.01; sizes in pixels."
-    training = LITE0["training"] | dict(steps=steps)
-    return LITE0 | dict(augment=dict(long_side=long_side, crop=crop), training=training, inference=inference)
+def lite0(steps: int, tuning: int, crop: int, inference: dict[str, Any]) -> dict[str, Any]:
+    "A preset with EfficientNet-Lite0: batches of 8, long sides of one to two crops, fine-tuning at half the rate."
+    return LITE0 | dict(
+        augment=dict(long_side=(crop, 2 * crop), crop=crop),
+        training=LITE0["training"] | dict(steps=steps),
+        tuning=dict(optim=dict(lr=LITE0["optim"]["lr"] / 2), training=dict(steps=tuning)),
+        inference=inference,
+    )
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},  # the recipe's defaults, changed by each method's `paper`
-    "small": lite0(1000, 192, (224, 416), dict(scales=(1.0, 0.5, 1.5))),
-    "quick": lite0(240, 160, (192, 352), dict(scales=(1.0,), limit=120)),
-    "demo": lite0(300, 160, (144, 208), dict(scales=(1.0, 1.5), limit=300)),
+    "small": lite0(1000, 400, 320, dict(long_side=640, scales=(1.0, 0.5))),
+    "quick": lite0(300, 120, 224, dict(long_side=640, scales=(1.0,), flip=False, limit=120)),
+    "demo": lite0(200, 100, 224, dict(long_side=480, scales=(1.0,), flip=False, limit=200)),
     "smoke": dict(
-        model=dict(backbone="resnet_small", weights="random", frozen_stages=0, frozen_bn=False),
+        model=dict(backbone="tf_efficientnet_lite0", frozen_stages=5),
         augment=dict(long_side=(96, 128), crop=96),
         optim=dict(lr=0.02, momentum=0.9),
         training=dict(epochs=None, steps=20, batch_size=4, log_every=5),
-        inference=dict(scales=(1.0,), limit=8),
+        inference=dict(long_side=160, scales=(1.0,), limit=8),
     ),
 }
 

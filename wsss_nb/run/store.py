@@ -30,7 +30,7 @@ from ..core import UserError, atomic_path, read_json, write_json
 from .recipe import Recipe, identity, parse_recipe, training_identity
 
 # %% ../../nbs/run/02_store.ipynb #c72cfadc
-NUMBERS = "0.1.0"  # to be changed when the library gives other numbers for the same recipe and data; stored runs are then run anew
+NUMBERS = "0.2.0"  # to be changed when the library gives other numbers for the same recipe and data; stored runs are then run anew
 
 
 def run_key(recipe: Recipe, fingerprint: str) -> str:
