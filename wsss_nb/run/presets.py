@@ -112,8 +112,9 @@ def make_recipe(
     model = load_plugin(ModelConfig, baseline, common | cls.changes(preset).get("values", {}), "model")
     parts = {k: v for k, v in PRESETS[preset].items() if k not in ("model", "tuning")}
     parts = merged(started(parts) if model.teacher() else parts, cls.changes(preset))
-    parts["terms"] = {k: t.changes(preset).get("values", {}) for k, t in terms.items()}
     tuning = [k for k, t in terms.items() if fine_tunes(t, preset, overrides or {})]
+    values = {k: t.changes(preset).get("values", {}) for k, t in terms.items()}
+    parts["terms"] = {k: v | dict(fine_tunes=k in tuning) for k, v in values.items()}
     for tunes in (False, True):
         if tunes and tuning:
             parts = merged(started(parts), PRESETS[preset].get("tuning", {}))
