@@ -116,6 +116,7 @@ class AmnConfig(ModelConfig, kind="amn"):
     "Settings of AMN, the activation manipulation network (Lee, Kim and Shim 2022)."
 
     paper: ClassVar[dict[str, dict[str, Any]]] = dict(
+        values=CamConfig.paper["values"],
         augment=dict(crop=512),
         training=dict(epochs=5, batch_size=16),
         optim=dict(name="adam", lr=5e-6, head_mult=20, weight_decay=1e-4, schedule="constant"),
@@ -126,6 +127,7 @@ class AmnConfig(ModelConfig, kind="amn"):
     backbone: str = "resnet50.tv_in1k"
     weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 16
+    dilate: bool = True  # False: stride without dilation in the last stage, as IRN's release
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # the stem and the first stage
     frozen_bn: bool = True
     rates: Annotated[tuple[Count, ...], Field(min_length=1)] = (6, 12, 18, 24)  # dilations of the ASPP
@@ -139,7 +141,7 @@ class AmnConfig(ModelConfig, kind="amn"):
         return CamConfig(
             **{
                 k: getattr(self, k)
-                for k in ("backbone", "weights", "output_stride", "frozen_stages", "frozen_bn")
+                for k in ("backbone", "weights", "output_stride", "dilate", "frozen_stages", "frozen_bn")
             }
         )
 

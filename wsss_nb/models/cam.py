@@ -119,9 +119,12 @@ class CamModel(nn.Module):
 class CamConfig(ModelConfig, kind="cam"):
     "Settings of the plain CAM baseline (IRN's classifier)."
 
+    # as IRN's release on ResNet-50: no gradient below the third stage, no dilation
+    paper = dict(values=dict(frozen_stages=3, dilate=False))
     backbone: str = "resnet50.tv_in1k"
     weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 16
+    dilate: bool = True  # False: stride without dilation in the last stage, as IRN's release
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # the stem and the first stage
     frozen_bn: bool = True
     pool: Literal["gap", "tap"] = "gap"
