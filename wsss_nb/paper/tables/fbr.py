@@ -282,8 +282,8 @@ T9 = Table(
     tuple(weight_row(bg, fg, scores) for bg, row in GRID.items() for fg, scores in row.items()),
     reference="λ1 = 0.10, λ2 = 0.01",
     paper_on="PPC",
-    note="The weight of the auxiliary segmentation is the preset's in all rows. λ weighs a mean over a class's queries and over classes here, "
-    "a sum in Eq. 5. " + FIVE,
+    note="The weight of the auxiliary segmentation is the preset's in all rows. λ weighs a mean over a class's queries and over classes "
+    "here, a sum in Eq. 5. " + FIVE,
 )
 
 # %% ../../../nbs/paper/tables/00_fbr.ipynb #3bb57d40

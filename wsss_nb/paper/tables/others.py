@@ -98,9 +98,10 @@ GRID = Table(
         for row in (*(plugin_row(name, p) for p in PLUGINS), *(control_row(name, c) for c in CONTROLS))
     ),
     reference=tuple(BASELINES),
-    note="Seeds without refinement. FPR fine-tunes the run of the same row without FPR. Rows 'trained as' are controls: they train as the named "
-    "plug-ins do, with their losses off. MCTformer with SSC trains with SSC's length and batch size. PPC is PPC on EPS and learns from saliency maps; "
-    "the other rows learn from image-level labels alone. MCTformer needs DeiT's weights: by download, or in model.weights.",
+    note="Seeds without refinement. FPR fine-tunes the run of the same row without FPR. Rows 'trained as' are controls: they train as the "
+    "named plug-ins do, with their losses off. MCTformer with SSC trains with SSC's length and batch size. PPC is PPC on EPS and learns "
+    "from saliency maps; the other rows learn from image-level labels alone. MCTformer needs DeiT's weights: by download, or in "
+    "model.weights.",
 )
 register(GRID)
 

@@ -101,8 +101,8 @@ T9 = Table(
     reference="baseline",
     paper_on="CAM",
     paper_data="a GPU, crop 512, batch 6",
-    note="The paper's numbers are GPU memory in G, with one number for the first two rows. The baseline's row trains with SSC's batch size too, "
-    "with all parts of SSC off.",
+    note="The paper's numbers are GPU memory in G, with one number for the first two rows. The baseline's row trains with SSC's batch size "
+    "too, with all parts of SSC off.",
 )
 
 # %% ../../../nbs/paper/tables/04_ssc.ipynb #f904c74f
