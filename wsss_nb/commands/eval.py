@@ -26,8 +26,10 @@ SHOW = dict(float_format="{:.1f}".format, na_rep="-")  # percent
 
 
 def metrics_text(metrics: dict[str, Any]) -> str:
-    "Format metrics in percent: a table of the classes, a table of the leaks, the means."
+    "Format metrics in percent: a table of the classes, a table of the leaks, the means, the CAM grid."
     import pandas as pd
+
+    from wsss_nb.run.store import grid_text
 
     text = [(100 * pd.DataFrame(metrics["per_class"])).to_string(**SHOW)]
     if metrics.get("leak_table"):
@@ -35,11 +37,12 @@ def metrics_text(metrics: dict[str, Any]) -> str:
         shares = [c for c in leak.columns if c not in ("class", "context", "images", "hit", "false_alarm")]
         leak[shares] *= 100
         text.append(leak[["class", "context", "images", *shares]].to_string(index=False, **SHOW))
-    shown = ("miou", "pixel_accuracy", "precision", "recall", "fdr", "leak")
+    shown = ("miou", "pixel_accuracy", "precision", "recall", "fdr", "leak", "excess_leak")
     means = [f"{k} {100 * metrics[k]:.1f}" for k in shown if k in metrics and not isnan(metrics[k])]
     if "threshold" in metrics:
         means.append(f"threshold {metrics['threshold']:.2f} from {metrics['threshold_from']}")
-    return "\n\n".join([*text, f"{metrics['split']}: {'  '.join(means)}"])
+    line = "; ".join(filter(None, ["  ".join(means), grid_text(metrics)]))
+    return "\n\n".join([*text, f"{metrics['split']}: {line}"])
 
 # %% ../../nbs/commands/07_eval.ipynb #7ac45014
 def bands_text(scores) -> str:
@@ -318,8 +321,7 @@ def judge_runs(
         found[run.key] = scores
         row = dict(run=run.key, method=recipe.method, seed=recipe.seed)
         row |= {k: 100 * v for k, v in scores.summary().items()}
-        if "leak" in metrics:
-            row["leak"] = 100 * metrics["leak"]
+        row |= {k: 100 * metrics[k] for k in ("leak", "excess_leak") if k in metrics}
         if "threshold" in metrics:
             row["threshold"] = metrics["threshold"]
         rows.append(row)

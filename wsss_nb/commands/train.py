@@ -58,16 +58,18 @@ def read_recipe(
 
 # %% ../../nbs/commands/03_train.ipynb #18a7fae5
 def describe(run) -> str:
-    "Describe a finished run in two lines: name and metrics of its seeds; folder."
-    from wsss_nb.run.store import run_line
+    "Describe a finished run in two lines: name, metrics of its seeds and CAM grid; folder."
+    from wsss_nb.run.store import grid_text, run_line
 
     m = run.result["metrics"]
     where = f"{run_line(run)} on {run.recipe.data}, {m['split']}"
     if "miou" not in m:
         return f"{where}: trained, not evaluated, as {m['split']} has no masks\nin {run.path}"
-    shares = [f"{k} {100 * m[k]:.1f}" for k in ("precision", "recall", "leak") if not isnan(m.get(k, nan))]
+    shown = ("precision", "recall", "leak", "excess_leak")
+    shares = [f"{k.replace('_', ' ')} {100 * m[k]:.1f}" for k in shown if not isnan(m.get(k, nan))]
     origin = f"threshold {m['threshold']:.2f} from {m['threshold_from']}"
-    return f"{where}: {', '.join([*shares, origin])}\nin {run.path}"
+    text = ", ".join([*shares, origin])
+    return f"{where}: {'; '.join(filter(None, [text, grid_text(m)]))}\nin {run.path}"
 
 # %% ../../nbs/commands/03_train.ipynb #02a333a7
 RecipeFile = Annotated[

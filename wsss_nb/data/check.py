@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['look', 'look_all', 'refuse', 'find_bad', 'verify', 'cooccurrence', 'table', 'DataReport', 'often_with', 'check_data',
-           'class_rows']
+           'list_superclasses', 'class_rows']
 
 # %% ../../nbs/data/01_check.ipynb #8cdefda2
 import os
@@ -193,10 +193,22 @@ def check_data(
         notes.append(f"Generated images: checked the first {limit} of each split.")
     if compared:
         notes.append(f"Tags and masks differ in {differ} of {compared} images with both.")
+    if data.superclasses:
+        notes.append(f"Super-classes: {list_superclasses(data)}.")
     notes = data.notes + notes + [f"Left out: {s}" for s in data.skipped]
     return DataReport(data.name, data.fingerprint(), rows, class_rows(data, splits, limit), notes, bad)
 
 # %% ../../nbs/data/01_check.ipynb #0e39f2fc
+def list_superclasses(data: WsssData) -> str:
+    "List the classes of each super-class: 'animal (cow, dog), vehicle (boat)', then the classes without one."
+    groups: dict[str, list[str]] = {}
+    for c in data.classes:
+        groups.setdefault(data.superclasses.get(c, ""), []).append(c)
+    alone = groups.pop("", [])
+    text = ", ".join(f"{name} ({', '.join(members)})" for name, members in sorted(groups.items()))
+    return f"{text}; none: {', '.join(alone)}" if alone else text
+
+
 def class_rows(data: WsssData, splits: Sequence[str], limit: int) -> list[list]:
     "Return a heading, then for each class its images per split and its co-occurrence in the first split."
     tagged = [s for s in splits if all(i in data.tags for i in data.ids(s))]

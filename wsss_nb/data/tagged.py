@@ -235,7 +235,7 @@ def write_lists(out: Path, rows: dict[str, tuple[Path, list[str], str]], names: 
 # %% ../../nbs/data/08_tagged.ipynb #0383fb42
 def example_photographs(
     folder: str | Path,
-    data: str = "cooccur?n=64&p=0.5",  # a name of the embedded benchmark; its training images are written
+    data: str = "cooccur?n=64&p=0.5&size=160",  # a name of the embedded benchmark; its training images are written
 ) -> Path:  # the folder: ID.jpg and tags.csv
     "Write scenes of the embedded benchmark as photographs, with the table of their tags."
     folder = Path(folder)

@@ -101,8 +101,9 @@ def compare_rows(
     sort: bool = True,  # rows by the first run, highest first
     scale: float = 100,  # 100 shows shares as percent
     whiskers: str = "std",  # over seeds: ± one standard deviation, or 't95', the 95 % t-interval of the mean
+    ticks: Mapping[str, ndarray] | None = None,  # label -> shares to compare with, [R]
 ) -> Figure:
-    "Draw one dot per run and row, joined by a bar, with whiskers over seeds."
+    "Draw one dot per run and row, joined by a bar, with whiskers over seeds; a tick for each share to compare with."
     table = {run: np.atleast_2d(np.asarray(v, float)) * scale for run, v in values.items()}
     if any(v.shape[1] != len(labels) for v in table.values()):
         raise UserError(f"{len(labels)} labels for rows of {[v.shape[1] for v in table.values()]} values.")
@@ -114,6 +115,8 @@ def compare_rows(
     for (run, v), m, colour, marker in zip(table.items(), mean, RUN_COLOURS, MARKERS):
         half, label = spread(v, whiskers)[order], f"{run} ({seeds_text(v)})"
         ax.errorbar(m[order], y, xerr=half, fmt=marker, color=colour, elinewidth=1, capsize=2, label=label)
+    for label, x in (ticks or {}).items():
+        ax.plot(scale * np.asarray(x)[order], y, "|", color=".3", ms=9, mew=1.5, label=label)
     ax.set(yticks=y, yticklabels=[labels[i] for i in order], ylim=(len(labels) - 0.5, -0.5))
     ax.set(xlabel=xlabel, xlim=(0, None))
     ax.grid(False, axis="y")
@@ -123,11 +126,12 @@ def compare_rows(
 # %% ../../nbs/draw/02_charts.ipynb #379687d4
 def leak_rows(
     table,  # `Leak.table()` or its records
+    column: str = "leak",  # or 'excess', of evaluated runs
 ) -> dict[tuple[str, str], float]:
-    "Return the leak of one run by (class, context)."
+    "Return the leak of one run by (class, context); NaN in a table without the column."
     if isinstance(table, pd.DataFrame):
         table = table.reset_index().to_dict("records")
-    return {(r["class"], r["context"]): r["leak"] for r in table}
+    return {(r["class"], r["context"]): r.get(column, np.nan) for r in table}
 
 # %% ../../nbs/draw/02_charts.ipynb #c321b217
 def leak_plot(
@@ -135,18 +139,24 @@ def leak_plot(
     title: str = "",
     whiskers: str = "std",  # see `compare_rows`
 ) -> Figure:
-    "Draw the leak of each run per class and context: the share of the CAM that lies on the context."
+    "Draw the leak of each run per class and context, with ticks at the leak of a perfect CAM where all runs share it."
 
     def per_seed(x):
         return [x] if isinstance(x, pd.DataFrame) or isinstance(x[0], Mapping) else x
 
-    seeds = {run: [leak_rows(t) for t in per_seed(x)] for run, x in tables.items()}
-    pairs = list(dict.fromkeys(p for run in seeds.values() for t in run for p in t))
-    values = {
-        run: np.array([[t.get(p, np.nan) for p in pairs] for t in ts], float) for run, ts in seeds.items()
-    }
+    seeds = {run: per_seed(x) for run, x in tables.items()}
+    pairs = list(dict.fromkeys(p for ts in seeds.values() for t in ts for p in leak_rows(t)))
+
+    def column(ts, name: str) -> ndarray:  # [seeds, pairs]
+        return np.array([[leak_rows(t, name).get(p, np.nan) for p in pairs] for t in ts], float)
+
+    values = {run: column(ts, "leak") for run, ts in seeds.items()}
+    floors = np.concatenate([values[run] - column(ts, "excess") for run, ts in seeds.items()])
+    perfect = np.where(np.ptp(floors, 0) < 1e-6, floors[0], np.nan)  # NaN where runs differ in it or lack it
+    ticks = {} if np.isnan(perfect).all() else {"perfect CAM on this grid": perfect}
     labels = [f"{c} on {s}" for c, s in pairs]
-    return compare_rows(values, labels, "leak: share of the CAM on the context (%)", title, whiskers=whiskers)
+    label = "leak: share of the CAM on the context (%)"
+    return compare_rows(values, labels, label, title, whiskers=whiskers, ticks=ticks)
 
 # %% ../../nbs/draw/02_charts.ipynb #2269f181
 def draw_lines(

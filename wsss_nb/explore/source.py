@@ -27,7 +27,7 @@ from ..pipeline.experiment import run_recipe
 from ..pipeline.load import load_model, load_terms
 from ..refine.chain import run_threshold
 from ..run.presets import make_recipe
-from ..run.store import Run, RunStore, run_line
+from ..run.store import Run, RunStore, grid_text, run_line
 
 # %% ../../nbs/explore/03_source.ipynb #4bd4d5ed
 def of_each_method(runs: Sequence[Run], most: int = 4) -> list[Run]:
@@ -104,6 +104,7 @@ class Source(Images):
         self.runs = dict(zip(run_labels(runs), runs))
         self.recipes = {label: run.recipe for label, run in self.runs.items()}
         self.lines = {label: run_line(run) for label, run in self.runs.items()}
+        self.grids = {label: grid_text(run.result["metrics"]) for label, run in self.runs.items()}
         self._cams = Cache(64 * MIB)
         self._models = Cache(1024 * MIB)
         self._scores: dict[tuple[str, str], Scores] = {}

@@ -8,7 +8,7 @@ __all__ = ['FPRConfig', 'log1mexp', 'FprScene', 'FPR', 'kept_epochs', 'look', 'c
 # %% ../../nbs/losses/07_fpr.ipynb #61607b11
 from dataclasses import dataclass
 from math import log
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -20,7 +20,7 @@ from .fpr_layers import LAYERS, fpr_facts, fpr_layer
 from wsss_nb.losses.fpr_prototypes import (
     Pools,
     class_regions,
-    distance,
+    exponent,
     nearest,
     refresh,
     region_features,
@@ -34,7 +34,7 @@ from ..run.recipe import Count, NonNegative, Positive, Share, TermConfig
 class FPRConfig(TermConfig, kind="fpr"):
     "False positive rectification (FPR, Sec. 3.2); a weight of 0 leaves its part out."
 
-    fine_tunes: ClassVar[bool] = True  # starts from a trained classifier (Sec. 3.2.1)
+    fine_tunes: bool = True  # start from a trained classifier (Sec. 3.2.1)
     layers = LAYERS
     presets = {
         preset: dict(values=dict(temperature=None), optim=dict(lr=0.005), training=dict(steps=steps))
@@ -45,9 +45,11 @@ class FPRConfig(TermConfig, kind="fpr"):
     prototypes: Count = 10  # prototypes of each kind and class, K
     theta: Share = 0.1  # regions have a normalised CAM above this, Eq. 2
     temperature: Positive | None = 13.0  # T in Eq. 5, for ResNet-50; None: median distance of the first pass
-    distance: Literal["euclidean", "rms"] = "euclidean"  # rms: root mean square + .1 (public release)
-    # scales of the images in the pass that computes the prototypes
+    # rms: root mean square, with .1 added to d/T (public release)
+    distance: Literal["euclidean", "rms"] = "euclidean"
+    # scales of the images in the pass that computes the prototypes; their maps are averaged
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    flip: bool = False  # average over the mirror images too
 
     def build(self, channels: int, num_classes: int, seed: int) -> "FPR":
         return FPR(self, channels, num_classes, seed)
@@ -98,6 +100,7 @@ class FPR(Term):
             generator,
             cfg.theta,
             cfg.scales,
+            cfg.flip,
             cfg.distance == "rms",
             loop.device,
             workers=loop.workers,
@@ -168,8 +171,8 @@ def contrast(scene: FprScene, pools: Pools, rms: bool = False) -> tuple[Tensor, 
     own = torch.arange(C, device=c.device)
     at, _ = nearest(f.detach().flatten(0, 1), pools.negative[c], pools.image[c] >= 0)
     at = at.view(C, B, C)[own, :, own].T  # of each region, the nearest negative of its own class
-    positive = distance(f, pools.centre[c], rms) / T
-    negative = distance(f, pools.negative[c][own, at], rms) / T
+    positive = exponent(f, pools.centre[c], T, rms)
+    negative = exponent(f, pools.negative[c][own, at], T, rms)
 
     def mean(x: Tensor) -> Tensor:
         return torch.where(scene.pairs, x, 0).sum() / scene.pairs.sum().clamp(min=1)

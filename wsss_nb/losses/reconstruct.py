@@ -38,8 +38,8 @@ class ResBlock(nn.Module):
 
 def doubled(channels: int, out: int) -> nn.Sequential:
     "Build a block that doubles the resolution: 4 x 4 ConvTranspose, InstanceNorm, ReLU, then `normed` (SSC Table I)."
-    up = nn.ConvTranspose2d(channels, out, 4, 2, 1, bias=False)
-    return nn.Sequential(up, nn.InstanceNorm2d(out), nn.ReLU(inplace=True), normed(out, out))
+    up = nn.ConvTranspose2d(channels, channels, 4, 2, 1, bias=False)
+    return nn.Sequential(up, nn.InstanceNorm2d(channels), nn.ReLU(inplace=True), normed(channels, out))
 
 # %% ../../nbs/losses/04_reconstruct.ipynb #0f5112f7
 class Decoder(nn.Module):

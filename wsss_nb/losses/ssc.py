@@ -34,9 +34,12 @@ class SSCConfig(TermConfig, kind="ssc"):
     lambda_a: NonNegative = 1.0  # weight of the alignment, Eq. 10
     reliable: bool = True  # keep the reliable part of the CAM in the target, Eq. 9 (Table VII: RAS)
     keep: Share = 0.3  # the reliable part has a normalised CAM above this,
-    erode: Count = 8  # and is eroded by a square of this many pixels, at half the crop
+    erode: Count = (
+        8  # and is eroded by a square of this many pixels, at half the crop: 8 is a CAM cell at stride 16
+    )
     regions: Count = 64  # superpixels of an image at most
-    align_from: Share = 0.2  # share of the training steps before the alignment starts
+    align_from: Share = 0.2  # share of the training steps before the alignment starts; 0 on a trained CAM
+    cdr_from: Share = 0.0  # share of the training steps in which the reconstruction only trains its decoder
     width: Count = 256  # channels of the decoder's first layer
     decoder_lr: Positive = 5e-4  # learning rate of the decoder
     loss_network: str = "vgg19"  # or a backbone, e.g. tf_efficientnet_lite0
@@ -45,7 +48,7 @@ class SSCConfig(TermConfig, kind="ssc"):
     paper = dict(training=dict(epochs=10, batch_size=6))
     presets = dict.fromkeys(
         ("small", "quick", "demo"),
-        dict(values=dict(loss_network="tf_efficientnet_lite0", width=64, erode=3, lambda_a=0.1)),
+        dict(values=dict(loss_network="tf_efficientnet_lite0", width=64)),
     ) | dict(smoke=dict(values=dict(loss_network="resnet_small", loss_weights="random", width=16, erode=2)))
 
     def inputs(self) -> tuple[str, ...]:
@@ -183,8 +186,9 @@ class SSC(Term):
         return loss_network(cfg.loss_network, cfg.loss_weights, str(device))
 
     def picture(self, output: CamOutput, size: tuple[int, int]) -> Tensor:  # [B, 3, H, W] in [-1, 1]
-        "Reconstruct the image from the decoder's input (SSC Eq. 4)."
-        return self.decoder(self.read(output), size)
+        "Reconstruct the image from the decoder's input (SSC Eq. 4); before `cdr_from` no gradient passes to the network."
+        maps = self.read(output)
+        return self.decoder(maps if self.progress >= self.cfg.cdr_from else maps.detach(), size)
 
     def forward(self, output: CamOutput, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         "Return the weighted sum of reconstruction and alignment (SSC Eq. 10 without the classification loss)."

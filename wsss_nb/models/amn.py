@@ -127,12 +127,15 @@ class AmnConfig(ModelConfig, kind="amn"):
     backbone: str = "resnet50.tv_in1k"
     weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 16
-    dilate: bool = True  # False: stride without dilation in the last stage, as IRN's release
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # the stem and the first stage
+    dilate: bool = True  # False: stride without dilation in the last stage, as IRN's release
     frozen_bn: bool = True
     rates: Annotated[tuple[Count, ...], Field(min_length=1)] = (6, 12, 18, 24)  # dilations of the ASPP
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # before the ASPP
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.4  # epsilon
+
+    def cell_size(self) -> int:
+        return self.output_stride
 
     def inputs(self) -> tuple[str, ...]:
         return ("pseudo",)
@@ -149,6 +152,11 @@ class AmnConfig(ModelConfig, kind="amn"):
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "model"))
             trunk = Backbone(
-                self.backbone, self.output_stride, self.weights, self.frozen_stages, self.frozen_bn
+                self.backbone,
+                self.output_stride,
+                self.weights,
+                self.frozen_stages,
+                self.frozen_bn,
+                self.dilate,
             )
             return AmnModel(trunk, num_classes, self.rates, self.dropout, self.smoothing)

@@ -124,18 +124,26 @@ class CamConfig(ModelConfig, kind="cam"):
     backbone: str = "resnet50.tv_in1k"
     weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 16
-    dilate: bool = True  # False: stride without dilation in the last stage, as IRN's release
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # the stem and the first stage
     frozen_bn: bool = True
+    dilate: bool = True  # False: stride without dilation in the last stage, as IRN's release
     pool: Literal["gap", "tap"] = "gap"
     tap_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.1
     loss: Literal["bce", "focal"] = "bce"  # focal: FPR Eq. 10
+
+    def cell_size(self) -> int:
+        return self.output_stride
 
     def build(self, num_classes: int, seed: int) -> CamModel:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "model"))
             trunk = Backbone(
-                self.backbone, self.output_stride, self.weights, self.frozen_stages, self.frozen_bn
+                self.backbone,
+                self.output_stride,
+                self.weights,
+                self.frozen_stages,
+                self.frozen_bn,
+                self.dilate,
             )
             model = self.network(trunk, num_classes)
             model.focal = self.loss == "focal"

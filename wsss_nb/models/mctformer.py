@@ -218,6 +218,11 @@ class MCTformerConfig(ModelConfig, kind="mctformer"):
     refine: bool = True  # propagate the map by patch-to-patch attention
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1  # stochastic depth of the last block in training
 
+    def cell_size(self) -> int:
+        "Return the side of a patch; the transformer is asked, without memory for its weights."
+        with torch.device("meta"):
+            return load_transformer(self.backbone, "random", 0.0).patch_embed.patch_size[0]
+
     def build(self, num_classes: int, seed: int) -> MCTformer:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "model"))

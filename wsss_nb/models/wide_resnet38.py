@@ -82,8 +82,8 @@ class WideResNet38(nn.Module):
 
     num_features = 4096
     feature_info = [dict(num_chs=n) for n in (64, 128, 256, 512, 1024)]
-    # Modules that `models.drs` bounds: always; in training only
-    drs_modules = ("b6.bn_branch2b2", "b7.bn_branch2b2", "bn7"), ("b5.bn_branch2a",)
+    # Modules that `models.drs` bounds (before the ReLU behind a residual sum): always; in training only
+    drs_modules = ("b7.bn_branch2a", "bn7"), ("b5.bn_branch2a",)
 
     def __init__(self, output_stride: int = 8):  # 8, 16 or 32
         super().__init__()

@@ -51,6 +51,7 @@ SCORES = {
     "recall": "recall",
     "FDR": "fdr",
     "leak": "leak",
+    "excess leak": "excess_leak",
     "threshold": "threshold",
 }
 

@@ -7,6 +7,7 @@ __all__ = ['with_inputs', 'Experiment', 'run_recipe']
 
 # %% ../../nbs/pipeline/05_experiment.ipynb #a4f63f79
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,6 +24,7 @@ from ..data.saliency import with_saliency
 from ..data.superpixels import with_superpixels
 from ..models.cam import CamModel
 from .evaluate import evaluate, has_truth
+from .grid import coarse_notice, grid_of
 from .load import load_model
 from .teacher import pseudo_labels
 from ..run.recipe import Recipe, start_recipe
@@ -130,6 +132,8 @@ class Experiment:
             if (same := self.store.trained(key)) is not None:
                 self.run.borrow(same)
             else:
+                if self.rank == 0 and (notice := coarse_notice(self.recipe, self.data, self.store.root)):
+                    print(notice, file=sys.stderr)
                 self.fit(key)
 
     def fit(self, key: str) -> None:
@@ -176,13 +180,11 @@ class Experiment:
             )
 
     def evaluate(self) -> dict:
-        "Return the metrics of the seeds; of data without masks only the split's name."
+        "Return the metrics of the seeds; of data without masks only the split's name and the CAM grid."
         self.inferred = time.perf_counter()
-        return (
-            evaluate(self.recipe, self.data, self.run.path)
-            if self.measured
-            else dict(split=self.recipe.splits.seeds)
-        )
+        if self.measured:
+            return evaluate(self.recipe, self.data, self.run.path)
+        return dict(split=self.recipe.splits.seeds, grid=grid_of(self.recipe, self.data))
 
     def finish(self, metrics: dict) -> None:
         "Write the result, and remove the checkpoint and what killed processes left behind."

@@ -31,7 +31,7 @@ class TermConfig(Plugin):
     noun: ClassVar[str] = "term"
     registry: ClassVar[dict[str, type[Plugin]]] = {}
     layers: ClassVar[dict[str, str]] = {}  # pictures for the explorer (`Term.layer`): name -> explanation
-    fine_tunes: ClassVar[bool] = False  # True: starts from the trained run without this term (`Recipe.start`)
+    fine_tunes: bool = False  # start from the trained run without this term (`Recipe.start`)
     lr_mult: Annotated[float, Field(gt=0)] = 1.0  # learning-rate factor of the term's own parameters
 
     def build(self, channels: int, num_classes: int, seed: int):
@@ -55,6 +55,9 @@ class ModelConfig(Plugin):
 
     def build(self, num_classes: int, seed: int):
         raise NotImplementedError
+
+    def cell_size(self) -> int | None:
+        "Return the side of a CAM's cell in pixels of the network's input (its stride); None: not stated."
 
     def trained_as(self) -> "ModelConfig":
         "Return the settings whose training this model shares: its own, unless it differs at inference only."
@@ -98,6 +101,9 @@ class Optim(Part):
     momentum: Share = 1e-4
     betas: tuple[Share, Share] = (0.9, 0.999)  # Adam and AdamW
     weight_decay: NonNegative = 1e-4
+    clip: Positive | None = (
+        None  # largest norm of the gradients of all parameters of the optimiser; None: not clipped
+    )
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     power: Positive = 0.9
 
@@ -136,8 +142,10 @@ class Inference(Part):
     "Multi-scale CAM inference."
 
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0, 0.5, 1.5, 2.0)
+    long_side: Count | None = None  # of the image at scale 1, pixels; None: its own size
     flip: bool = True
     stride: Count = 4  # the cache holds one value per stride x stride pixels
+    long_side: Count | None = None  # of the image at scale 1, pixels; None: its own size
     limit: Count | None = None  # number of images of a split, evenly spaced; None: all
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'TRAINED', 'run_key', 'training_key', 'environment', 'hold', 'Run', 'nan_to_null', 'null_to_nan',
-           'run_line', 'RunStore']
+           'run_line', 'grid_text', 'RunStore']
 
 # %% ../../nbs/run/02_store.ipynb #c150a558
 import hashlib
@@ -165,6 +165,17 @@ def run_line(run: Run) -> str:
     score = "" if math.isnan(miou) else f", mIoU {100 * miou:.1f}"
     return f"{recipe.method} ({recipe.preset}, seed {recipe.seed}, {run.key[:6]}{score})"
 
+
+def grid_text(metrics: dict[str, Any]) -> str:
+    "Describe the CAM grid of a result and the ceiling that it sets, in one clause; '' for a result without them."
+    if not (grid := metrics.get("grid")):
+        return ""
+    ceiling = metrics.get("ceiling", {})
+    scores = {"mIoU": ceiling.get("miou", math.nan), "leak": ceiling.get("leak", math.nan)}
+    known = ", ".join(f"{k} {100 * v:.1f}" for k, v in scores.items() if not math.isnan(v))
+    text = f"{grid['train']} cells in training, {grid['inference']} at inference"
+    return f"{text} (ceiling: {known})" if known else text
+
 # %% ../../nbs/run/02_store.ipynb #5120ccda
 class RunStore:
     "All runs below one folder."
@@ -213,16 +224,20 @@ class RunStore:
         return (Run(p.parent) for p in sorted(self.root.glob("*/recipe.json")))
 
     def table(self) -> pd.DataFrame:
-        "List all runs: key, method, data, preset, seed, status, mIoU, seconds."
-        columns = ["key", "method", "data", "preset", "seed", "status", "miou", "seconds"]
+        "List all runs: key, method, data, preset, seed, status, mIoU, its ceiling, cells (training/inference), seconds."
+        columns = ["key", "method", "data", "preset", "seed", "status", "miou", "ceiling", "cells", "seconds"]
         rows = []
         for run in self:
             recipe = read_json(run.path / "recipe.json")
             result = run.result if run.done else {}
             row = {k: recipe[k] for k in ("method", "data", "preset", "seed")}
             row |= {"key": run.key, "status": "done" if run.done else "unfinished"}
+            metrics = result.get("metrics", {})
+            grid = metrics.get("grid")
             row |= {
-                "miou": result.get("metrics", {}).get("miou"),
+                "miou": metrics.get("miou"),
+                "ceiling": metrics.get("ceiling", {}).get("miou"),
+                "cells": f"{grid['train']}/{grid['inference']}" if grid else "",
                 "seconds": result.get("seconds", {}).get("total"),
             }
             rows.append(row)

@@ -9,6 +9,7 @@ __all__ = ['PALETTE', 'Light', 'roll_light', 'View', 'colour', 'ramp', 'blend']
 from dataclasses import dataclass
 from math import sqrt
 
+import numba
 import numpy as np
 
 from .noise import Dice
@@ -74,17 +75,44 @@ def colour(dice: Dice, names: str, jitter: float = 0.05) -> np.ndarray:
     return np.array([min(max(v + dice(-jitter, jitter), 0.02), 0.98) for v in c], np.float32)
 
 
+@numba.njit(nogil=True, cache=True)
+def _ramp(t, colours, out):
+    "Fill `out` [3, h, w] with `colours` [n, 3], interpolated at `t` [h, w] in [0, 1]."
+    zero = np.float32(0)
+    one = np.float32(1)
+    steps = np.float32(len(colours) - 1)
+    for i in range(t.shape[0]):
+        for c in range(3):
+            first = colours[0, c]
+            rise = colours[1, c] - first
+            for j in range(t.shape[1]):
+                out[c, i, j] = first + rise * min(min(max(t[i, j], zero), one) * steps, one)
+            for k in range(1, len(colours) - 1):
+                rise = colours[k + 1, c] - colours[k, c]
+                for j in range(t.shape[1]):
+                    at = min(max(t[i, j], zero), one) * steps - np.float32(k)
+                    out[c, i, j] += rise * min(max(at, zero), one)
+
+
 def ramp(t: np.ndarray, *colours: np.ndarray) -> np.ndarray:
-    "Interpolate two or more colours piecewise linearly at `t` in [0, 1]: [3, h, w]."
-    t = np.minimum(np.maximum(t, 0), 1) * (len(colours) - 1)
-    out = colours[0][:, None, None] + (colours[1] - colours[0])[:, None, None] * np.minimum(t, 1)
-    for i in range(1, len(colours) - 1):
-        out += (colours[i + 1] - colours[i])[:, None, None] * np.minimum(np.maximum(t - i, 0), 1)
+    "Interpolate two or more colours piecewise linearly at `t` [h, w] in [0, 1]: [3, h, w]."
+    table = np.stack(colours)
+    out = np.empty((3, *t.shape), table.dtype)
+    _ramp(t, table, out)
     return out
+
+
+@numba.njit(nogil=True, cache=True)
+def _blend(base, over, alpha):
+    "Blend `over` over `base` in place, both [3, h, w], with coverage `alpha` [h, w]."
+    for c in range(3):
+        for i in range(base.shape[1]):
+            for j in range(base.shape[2]):
+                base[c, i, j] += (over[c, i, j] - base[c, i, j]) * alpha[i, j]
 
 
 def blend(base: np.ndarray, over, alpha: np.ndarray) -> np.ndarray:
     "Blend a colour [3] or image [3, h, w] over `base` in place, with coverage `alpha` [h, w]."
     over = over[:, None, None] if over.ndim == 1 else over
-    base += (over - base) * alpha
+    _blend(base, np.broadcast_to(over, base.shape), np.broadcast_to(alpha, base.shape[1:]))
     return base

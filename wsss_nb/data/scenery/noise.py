@@ -8,6 +8,7 @@ __all__ = ['SIDE', 'SLOPES', 'Dice', 'turn', 'wave', 'smooth', 'lattice_noise', 
 # %% ../../../nbs/data/scenery/00_noise.ipynb #29dd5846
 from functools import lru_cache
 
+import numba
 import numpy as np
 
 # %% ../../../nbs/data/scenery/00_noise.ipynb #2fda993f
@@ -157,17 +158,47 @@ def bank() -> dict[str, np.ndarray]:
     return tiles
 
 
+@numba.njit(nogil=True, cache=True)
+def _texels(at, step, low, high, part):
+    "Fill the offsets of the texels below and above positions `at` [w or 1], in periods, and the fractions between."
+    one = np.int32(1)
+    wrap = np.int32(SIDE - 1)
+    for j in range(len(at)):
+        x = at[j] * np.float32(SIDE)
+        below = np.floor(x)
+        k = np.int32(below)
+        low[j] = np.uint32(k & wrap) * step
+        high[j] = np.uint32((k + one) & wrap) * step
+        part[j] = np.float64(x) - np.float64(below)  # not exact in float32 where x is negative
+    if len(at) == 1:
+        low[:] = low[0]
+        high[:] = high[0]
+        part[:] = part[0]
+
+
+@numba.njit(nogil=True, cache=True)
+def _sample(tile, u, v, out):
+    "Fill `out` [h, w] with bilinear samples of a flattened tile at `u` and `v` [h or 1, w or 1], in periods."
+    h, w = out.shape
+    x0, x1, y0, y1 = np.empty((4, w), np.uint32)
+    fx, fy = np.empty((2, w))
+    for i in range(h):  # in rows, so that the compiler can use vector instructions
+        if i < len(u):
+            _texels(u[i], np.uint32(1), x0, x1, fx)
+        if i < len(v):
+            _texels(v[i], np.uint32(SIDE), y0, y1, fy)
+        for j in range(w):
+            a = tile[y0[j] + x0[j]]
+            b = tile[y1[j] + x0[j]]
+            a = np.float32(a + (tile[y0[j] + x1[j]] - a) * fx[j])
+            b = np.float32(b + (tile[y1[j] + x1[j]] - b) * fx[j])
+            out[i, j] = np.float32((b - a) * fy[j]) + a
+
+
 def sample(tile: str, u, v) -> np.ndarray:
-    "Sample a tile bilinearly at `u` (across) and `v` (down), in periods; `u` and `v` broadcast."
-    t = bank()[tile].ravel()
-    u, v = np.asarray(u, np.float32) * SIDE, np.asarray(v, np.float32) * SIDE
-    iu, iv = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
-    fu, fv = u - iu, v - iv
-    x0, x1 = iu & (SIDE - 1), (iu + 1) & (SIDE - 1)
-    y0, y1 = (iv & (SIDE - 1)) * SIDE, ((iv + 1) & (SIDE - 1)) * SIDE
-    a, b = t.take(y0 + x0), t.take(y1 + x0)
-    a += (t.take(y0 + x1) - a) * fu
-    b += (t.take(y1 + x1) - b) * fu
-    b -= a
-    b *= fv
-    return b + a
+    "Sample a tile bilinearly at `u` (across) and `v` (down), in periods; `u` and `v` broadcast to [h, w]."
+    u = np.atleast_2d(np.asarray(u, np.float32))
+    v = np.atleast_2d(np.asarray(v, np.float32))
+    out = np.empty(np.broadcast_shapes(u.shape, v.shape), np.float32)
+    _sample(bank()[tile].ravel(), u, v, out)
+    return out

@@ -6,9 +6,10 @@
 __all__ = ['SOFT', 'backdrop', 'shade', 'place', 'render', 'develop']
 
 # %% ../../../nbs/data/scenery/07_render.ipynb #1de0f027
+import numba
 import numpy as np
 
-from .light import Light, View, roll_light
+from .light import Light, View, blend, roll_light
 from .noise import Dice, sample, smooth
 from .objects import KINDS, draw
 from .scenes import STUFF, Scene, Thing
@@ -26,7 +27,10 @@ def backdrop(scene: Scene, size: int, light: Light, dice: Dice) -> tuple[np.ndar
         v = View(size, light, y0)
         a = smooth(-0.6 * v.px, 0.6 * v.px, v.y - edge) + 0 * v.x
         picture = paint(v, dice, horizon)
-        image[:, y0:] += (picture - image[:, y0:]) * (a if y0 else 1)
+        if y0:
+            blend(image[:, y0:], picture, a)
+        else:
+            image[:] = picture
         stuff[y0:][a >= 0.5] = STUFF.index(name) + 1
 
     top = scene.contexts[0]
@@ -97,15 +101,35 @@ def render(scene: Scene, size: int) -> dict[str, np.ndarray]:
     return dict(image=develop(image, light, dice), stuff=stuff, instances=instances, areas=areas)
 
 
+@numba.njit(nogil=True, cache=True)
+def _develop(image, tint, dark, saturation, noise, grain, out):
+    "Fill `out` uint8 [3, h, w] with the developed image; `noise` is uint8 [2, h, w], the numbers are float32."
+    half = np.float32(0.5)
+    size = np.float32(image.shape[1])
+    rgb = np.empty(3, np.float32)
+    for i in range(image.shape[1]):
+        y = (np.float32(i) + half) / size - half
+        for j in range(image.shape[2]):
+            x = (np.float32(j) + half) / size - half
+            corner = np.float32(1) - dark * (x * x + y * y)
+            for c in range(3):
+                rgb[c] = image[c, i, j] * (tint[c] * corner)
+            grey = (rgb[0] + rgb[1] + rgb[2]) * np.float32(1 / 3)
+            speck = (np.float32(noise[0, i, j]) - np.float32(noise[1, i, j])) * grain
+            for c in range(3):
+                v = grey + (rgb[c] - grey) * saturation + speck
+                v = min(max(v, np.float32(0)), np.float32(1))
+                out[c, i, j] = np.uint8(v * np.float32(255) + half)
+
+
 def develop(image: np.ndarray, light: Light, dice: Dice) -> np.ndarray:
     "Convert painted colours to an 8-bit image: tint, less saturation, darker corners, grain."
     size = image.shape[1]
-    x = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-    corner = 1 - dice(0.1, 0.5) * (x[None] * x[None] + x[:, None] * x[:, None])
-    image = image * (np.array(light.tint, np.float32)[:, None, None] * corner)
-    grey = (image[0] + image[1] + image[2]) * (1 / 3)
-    image = grey + (image - grey) * dice(0.7, 0.95)
+    dark = np.float32(dice(0.1, 0.5))
+    saturation = np.float32(dice(0.7, 0.95))
     noise = np.random.PCG64(int(dice() * 2**53)).random_raw(size * size // 4 + 1).view(np.uint8)
     noise = noise[: 2 * size * size].reshape(2, size, size)
-    image += (noise[0].astype(np.float32) - noise[1]) * (dice(0.4, 1.6) * 1e-4)
-    return (np.minimum(np.maximum(image, 0), 1) * 255 + 0.5).astype(np.uint8)
+    out = np.empty(image.shape, np.uint8)
+    tint = np.array(light.tint, np.float32)
+    _develop(image, tint, dark, saturation, noise, np.float32(dice(0.4, 1.6) * 1e-4), out)
+    return out

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 
+import numba
 import numpy as np
 
 from .light import Light
@@ -165,6 +166,43 @@ class Pose:
         return min(xs), min(ys), max(xs), max(ys)
 
 # %% ../../../nbs/data/scenery/03_shapes.ipynb #38159c0e
+@numba.njit(nogil=True, cache=True)
+def _paint(rgb, alpha, d, colour, grain, look, light):
+    """Blend a part with signed distance `d` [h, w] over `rgb` and `alpha`, in place.
+
+    `look`: pixel side, slope and 1 / bulge in object coordinates, shine; `light`: unit vector towards the light."""
+    h, w = d.shape
+    pixel, steep, bulge, shine = look
+    zero = np.float32(0)
+    half = np.float32(0.5)
+    one = np.float32(1)
+    two = np.float32(2)
+    for i in range(h):
+        above = max(i - 1, 0)
+        below = min(i + 1, h - 1)
+        for j in range(w):
+            a = min(max(half - d[i, j] / pixel, zero), one)
+            if a == zero:
+                continue
+            gx = d[i, min(j + 1, w - 1)] - d[i, max(j - 1, 0)]
+            gy = d[below, j] - d[above, j]
+            if j == 0 or j == w - 1:
+                gx *= two
+            if i == 0 or i == h - 1:
+                gy *= two
+            # A surface that is flat inside and rounds off towards the outline; about 0.8 where flat
+            t = min(max(one + d[i, j] * bulge, zero), one)
+            up = np.sqrt(one - min(t * t, np.float32(0.999)))
+            lam = (gx * light[0] + gy * light[1]) * (t * steep) + up * light[2]
+            k = np.float32(0.72) + np.float32(0.4) * lam + grain[i, j]
+            gloss = shine * max(lam - np.float32(0.9), zero) * np.float32(5)
+            for c in range(3):
+                rgb[c, i, j] += a * (
+                    colour[c, i, j] * k + gloss - rgb[c, i, j]
+                )  # premultiplied by the coverage
+            alpha[i, j] += a * (one - alpha[i, j])
+
+
 class Canvas:
     "The pixels of one object: `rgb` is premultiplied by the coverage `alpha`."
 
@@ -208,26 +246,10 @@ class Canvas:
         if x.shape[0] < 2 or x.shape[1] < 2:
             return self
         d = shape.f(x, y).astype(np.float32, copy=False)
-        a = np.minimum(np.maximum(0.5 - d / self.unit, 0), 1)
-        lam = self.lambert(d, bulge)
-        k = (0.72 + 0.4 * lam) + grain * sample("fine", x * 0.3 + self.pose.x * 9, y * 0.3 + self.pose.y * 7)
+        speckle = grain * sample("fine", x * 0.3 + self.pose.x * 9, y * 0.3 + self.pose.y * 7)
         c = np.asarray(colour, np.float32)[:, None, None] if tone is None else tone(x, y)
-        c = c * k
-        if shine:
-            c += shine * np.maximum(lam - 0.9, 0) * 5
         rgb, alpha = self.rgb[(slice(None), *w)], self.alpha[w]
-        rgb += a * (c - rgb)  # premultiplied by the coverage
-        alpha += a * (1 - alpha)
+        look = np.array([self.unit, 0.5 / self.unit, 1 / bulge, shine], np.float32)
+        light = np.array([self.light.x, self.light.y, self.light.z], np.float32)
+        _paint(rgb, alpha, d, np.broadcast_to(c, rgb.shape), speckle, look, light)
         return self
-
-    def lambert(self, d: np.ndarray, bulge: float) -> np.ndarray:
-        "Shade a surface that is flat inside and rounds off over `bulge` towards the outline; about 0.8 where flat."
-        gx, gy = np.empty_like(d), np.empty_like(d)
-        light = self.light
-        for g, s in ((gx.T, d.T), (gy, d)):
-            g[1:-1] = s[2:] - s[:-2]
-            g[0], g[-1] = 2 * (s[1] - s[0]), 2 * (s[-1] - s[-2])
-        t = np.minimum(np.maximum(1 + d * (1 / bulge), 0), 1)
-        slope = t * (0.5 / self.unit)
-        up = np.sqrt(1 - np.minimum(t * t, 0.999))
-        return (gx * light.x + gy * light.y) * slope + up * light.z

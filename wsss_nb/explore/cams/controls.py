@@ -165,5 +165,6 @@ def offer(
 
 
 def describe(source: Source, label: str) -> str:
-    "A run in a line: key, preset, seed, mIoU."
-    return f"{source.lines[label]}, threshold {source.threshold(label):.2f}"
+    "A run in a line: key, preset, seed, mIoU, threshold; CAM grid and its ceiling, if the result states them."
+    line = f"{source.lines[label]}, threshold {source.threshold(label):.2f}"
+    return f"{line}; {source.grids[label]}" if source.grids[label] else line

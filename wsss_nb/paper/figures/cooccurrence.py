@@ -59,7 +59,7 @@ def by_dial(
 # %% ../../../nbs/paper/figures/02_cooccurrence.ipynb #d8ec8f6d
 @styled
 def sweep_chart(runs: Sequence[Run]) -> Figure:
-    "Draw seed mIoU and leak against p, one line per method."
+    "Draw seed mIoU, leak and (where results state it) excess leak against p, one line per method."
     if not runs:
         raise UserError("No finished runs to draw.", "Make them: wsss_nb figure cooccur.sweep --run.")
     first = runs[0]
@@ -73,9 +73,12 @@ def sweep_chart(runs: Sequence[Run]) -> Figure:
     note = (
         "p: probability that an object appears in its own context. Leak: share of its CAM on this context. "
     )
-    note += f"Bands: {SPREAD['t95']} over seeds." if banded else "One seed per point: no bands."
-    fig, axes = empty_grid([2.4], 2, 3.3, title, (0, 0.25), note)
     panels = {"miou": "seed mIoU (%)", "leak": "leak (%)"}
+    if any("excess_leak" in run.result["metrics"] for run in runs):
+        panels["excess_leak"] = "excess leak (%)"
+        note += "Excess leak: beyond that of a perfect CAM on the same grid. "
+    note += f"Bands: {SPREAD['t95']} over seeds." if banded else "One seed per point: no bands."
+    fig, axes = empty_grid([2.4], len(panels), 6.6 / len(panels), title, (0, 0.25), note)
     for ax, (metric, label) in zip(axes[0], panels.items()):
         p, values = by_dial(runs, metric)
         draw_lines(ax, p, values, "t95")

@@ -55,7 +55,8 @@ T1 = Table(
     reference=("CAM CVPR '16", "SEAM CVPR '20", "AdvCAM CVPR '21", "MCTformer CVPR '22"),
     paper_on="CAM, SEAM, AdvCAM and MCTformer",
     note="SEAM's printed numbers are W-OoD's reproduction. + FPR fine-tunes the run of the row above it; fpr.t5 shows the effect of the "
-    "longer training alone. " + SCHEDULE,
+    "longer training alone. FPR's public release chooses its checkpoint on the masks of train, which the runs here do not do. "
+    + SCHEDULE,
 )
 
 # %% ../../../nbs/paper/tables/03_fpr.ipynb #eef25162
