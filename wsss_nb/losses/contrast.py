@@ -63,6 +63,8 @@ class _Dots(torch.autograd.Function):
         ctx.save_for_backward(bank, index)
         Q, N = index.shape
         M = len(bank)
+        if N > M:  # a sparse matrix cannot hold more entries than places, and all dot products are fewer
+            return (q @ bank.T).gather(1, index)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns that CSR tensors are a beta feature
             starts = torch.arange(0, Q * N + 1, max(N, 1), device=q.device)[: Q + 1]

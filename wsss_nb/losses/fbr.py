@@ -37,8 +37,9 @@ class FBRConfig(TermConfig, kind="fbr"):
     "Fine-grained background representation (FBR, Sec. III-B); a weight of 0 leaves its part out."
 
     layers = LAYERS
+    paper = dict(model=dict(pool="tap"))  # Sec. III-B
     presets = dict.fromkeys(
-        ("small", "quick", "demo"), dict(values=dict(lambda_seg=0.1, bg_score=0.5, beta=0.75, bank=2_000))
+        ("small", "quick", "demo"), dict(values=dict(fine_tunes=True, warmup=0, bank=2_000))
     ) | dict(smoke=dict(values=dict(bank=200)))
     lambda_bg: NonNegative = 0.10  # weight of the fore-to-background contrast, λ1 in Eq. 10
     lambda_fg: NonNegative = 0.01  # weight of the intra-foreground contrast, λ2 in Eq. 10

@@ -27,6 +27,7 @@ class PPCConfig(TermConfig, kind="ppc"):
         preset: dict(values=dict(view=view))
         for preset, view in (("small", 128), ("quick", 112), ("demo", 112))
     } | dict(smoke=dict(values=dict(view=64)))
+    lr_mult: Positive = 10.0  # the projection is a new layer
     lambda_cp: NonNegative = 0.1  # weight of cross-prototype: a view's pixels, the other view's prototypes
     lambda_cc: NonNegative = 0.1  # weight of cross-CAM: a view's pixels, the other view's seed
     lambda_intra: NonNegative = 0.1  # weight of the intra-view contrast

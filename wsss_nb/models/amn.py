@@ -116,6 +116,7 @@ class AmnConfig(ModelConfig, kind="amn"):
     "Settings of AMN, the activation manipulation network (Lee, Kim and Shim 2022)."
 
     paper: ClassVar[dict[str, dict[str, Any]]] = dict(
+        values=CamConfig.paper["values"],
         augment=dict(crop=512),
         training=dict(epochs=5, batch_size=16),
         optim=dict(name="adam", lr=5e-6, head_mult=20, weight_decay=1e-4, schedule="constant"),
@@ -127,6 +128,7 @@ class AmnConfig(ModelConfig, kind="amn"):
     weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 16
     frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # the stem and the first stage
+    dilate: bool = True  # False: stride without dilation in the last stage, as IRN's release
     frozen_bn: bool = True
     rates: Annotated[tuple[Count, ...], Field(min_length=1)] = (6, 12, 18, 24)  # dilations of the ASPP
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # before the ASPP
@@ -142,7 +144,7 @@ class AmnConfig(ModelConfig, kind="amn"):
         return CamConfig(
             **{
                 k: getattr(self, k)
-                for k in ("backbone", "weights", "output_stride", "frozen_stages", "frozen_bn")
+                for k in ("backbone", "weights", "output_stride", "dilate", "frozen_stages", "frozen_bn")
             }
         )
 
@@ -150,6 +152,11 @@ class AmnConfig(ModelConfig, kind="amn"):
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "model"))
             trunk = Backbone(
-                self.backbone, self.output_stride, self.weights, self.frozen_stages, self.frozen_bn
+                self.backbone,
+                self.output_stride,
+                self.weights,
+                self.frozen_stages,
+                self.frozen_bn,
+                self.dilate,
             )
             return AmnModel(trunk, num_classes, self.rates, self.dropout, self.smoothing)

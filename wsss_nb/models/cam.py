@@ -119,6 +119,8 @@ class CamModel(nn.Module):
 class CamConfig(ModelConfig, kind="cam"):
     "Settings of the plain CAM baseline (IRN's classifier)."
 
+    # as IRN's release on ResNet-50: no gradient below the third stage, no dilation
+    paper = dict(values=dict(frozen_stages=3, dilate=False))
     backbone: str = "resnet50.tv_in1k"
     weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 16

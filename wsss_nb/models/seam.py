@@ -149,9 +149,9 @@ def stretched(maps: Tensor, eps: float = 1e-5) -> Tensor:  # [B, K, h, w] -> [B,
 
 
 def with_background(maps: Tensor) -> Tensor:  # [B, C, h, w] -> [B, 1 + C, h, w]
-    "Prepend the background 1 - max and keep each pixel's highest channel, as a target without gradient."
-    maps = torch.cat([1 - maps.amax(1, keepdim=True), maps], 1).detach()
-    return maps * (maps == maps.amax(1, keepdim=True))
+    "Keep each position's highest class and prepend the background 1 - max: the target of ECR, without gradient."
+    top = maps.amax(1, keepdim=True)
+    return torch.cat([1 - top, maps * (maps == top)], 1).detach()
 
 # %% ../../nbs/models/05_seam.ipynb #1f277eb4
 def equivariance(

@@ -32,6 +32,7 @@ class Row:
     data: dict[str, Any] = field(default_factory=dict)  # options in the data name of cooccur, {'p': .5}
     about: dict[str, str] = field(default_factory=dict)  # printed columns of text, {'Backbone': 'ResNet101'}
     group: str = ""  # part of the table; the best score and the reference are chosen within a part
+    versus: str = ""  # name of the row that this one is compared with; '': the reference of its group
     needs: str = ""  # missing feature that the row waits for; '': can run
     chain: str = ""  # refinement chain behind a column 'refined::miou'; '': the unrefined seeds
 
@@ -107,9 +108,13 @@ class Table:
     kind: str = field(default="table", init=False)
 
     def reference_of(self, row: Row) -> Row | None:
-        "Return the row to compare `row` with: the reference of its group, else the table's first reference."
+        "Return the row to compare `row` with: the one it names, itself if it is a reference, else its group's, else the first."
+        if row.versus:
+            return next((r for r in self.rows if r.name == row.versus), None)
         labels = (self.reference,) if isinstance(self.reference, str) else self.reference
         named = [r for r in self.rows if r.label in labels]
+        if row in named:
+            return row
         first = named[0] if named else None
         return next((r for r in named if r.group == row.group), first)
 
@@ -151,6 +156,8 @@ def register(*entries: Entry) -> None:
         names = [r.name for r in e.rows]
         if len(set(names)) < len(names):
             raise ValueError(f"{e.id}: two rows of one name")
+        if unknown := {r.versus for r in e.rows} - {"", *names}:
+            raise ValueError(f"{e.id}: no row {', '.join(unknown)}")
         if e.id not in ENTRIES or not e.needs:
             ENTRIES[e.id] = e
 

@@ -60,7 +60,7 @@ def explain_validation(
 # %% ../../nbs/run/00_plugin.ipynb #3a5eb9e8
 Changes = dict[
     str, dict[str, Any]
-]  # part of the recipe -> fields: {"optim": {"lr": 0.01}}; "values": the plug-in's own
+]  # part of the recipe -> fields: {"optim": {"lr": 0.01}}; "values": the plug-in's own; "model": a term's, where the baseline has them
 
 
 class Plugin(Part):

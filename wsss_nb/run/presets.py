@@ -14,7 +14,7 @@ from .recipe import ModelConfig, Recipe, TermConfig, parse_recipe, replace
 
 # %% ../../nbs/run/03_presets.ipynb #7e5e8143
 LITE0 = dict(
-    model=dict(backbone="tf_efficientnet_lite0", frozen_stages=1),
+    model=dict(backbone="tf_efficientnet_lite0", frozen_stages=3),
     optim=dict(lr=0.01, momentum=0.9),
     training=dict(epochs=None, batch_size=8),
 )
@@ -55,7 +55,7 @@ def merged(parts: dict[str, Any], changes: Changes) -> dict[str, Any]:
     "Change fields of a recipe's parts. A length in steps replaces one in epochs, and the other way round."
     out = dict(parts)
     for part, fields in changes.items():
-        if part == "values":
+        if part in ("values", "model"):  # not parts of this kind: see `make_recipe`
             continue
         before = parts.get(part, {})
         if part == "training" and {"epochs", "steps"} & set(fields):
@@ -108,7 +108,8 @@ def make_recipe(
                 f"{field} concerns no term of {method}.", f"Use method {method}+{kind}, or leave it out."
             )
     cls, terms = find_plugin(ModelConfig, baseline), {t: find_plugin(TermConfig, t) for t in names}
-    common = {k: v for k, v in PRESETS[preset].get("model", {}).items() if k in cls.model_fields}
+    shared = [PRESETS[preset].get("model", {}), *(t.changes(preset).get("model", {}) for t in terms.values())]
+    common = {k: v for fields in shared for k, v in fields.items() if k in cls.model_fields}
     model = load_plugin(ModelConfig, baseline, common | cls.changes(preset).get("values", {}), "model")
     parts = {k: v for k, v in PRESETS[preset].items() if k not in ("model", "tuning")}
     parts = merged(started(parts) if model.teacher() else parts, cls.changes(preset))

@@ -176,7 +176,9 @@ def space_scores(
 BASELINE = Row("baseline", "{base}")
 FB_ROWS = (BASELINE, Row("+FB", "{base}+fbr", {"terms.fbr.lambda_fg": 0}))
 IF_ROWS = (BASELINE, Row("+IF", "{base}+fbr", {"terms.fbr.lambda_bg": 0, "terms.fbr.lambda_seg": 0}))
-NOTE = "Shows the last feature map of the backbone; the paper shows the projection of PPC."
+NOTE = (
+    "Shows the last feature map of the baseline, plain CAM by default; the paper shows the projection of PPC."
+)
 
 SPACES = (
     FigureSpec(
