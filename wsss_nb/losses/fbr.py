@@ -41,6 +41,7 @@ class FBRConfig(TermConfig, kind="fbr"):
     presets = dict.fromkeys(
         ("small", "quick", "demo"), dict(values=dict(fine_tunes=True, warmup=0, bank=2_000))
     ) | dict(smoke=dict(values=dict(bank=200)))
+    lr_mult: Positive = 10.0  # the heads are new layers
     lambda_bg: NonNegative = 0.10  # weight of the fore-to-background contrast, λ1 in Eq. 10
     lambda_fg: NonNegative = 0.01  # weight of the intra-foreground contrast, λ2 in Eq. 10
     lambda_seg: NonNegative = 1.0  # weight of the auxiliary background segmentation, Eq. 6; 1 in Eq. 10
