@@ -127,7 +127,7 @@ class AmnConfig(ModelConfig, kind="amn"):
     backbone: str = "resnet50.tv_in1k"
     weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 16
-    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # the stem and the first stage
+    frozen_stages: Annotated[int, Field(ge=0, le=8)] = 2  # the stem and the first stage
     dilate: bool = True  # False: stride without dilation in the last stage, as IRN's release
     frozen_bn: bool = True
     rates: Annotated[tuple[Count, ...], Field(min_length=1)] = (6, 12, 18, 24)  # dilations of the ASPP

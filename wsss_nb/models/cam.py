@@ -124,7 +124,7 @@ class CamConfig(ModelConfig, kind="cam"):
     backbone: str = "resnet50.tv_in1k"
     weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 16
-    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 2  # the stem and the first stage
+    frozen_stages: Annotated[int, Field(ge=0, le=8)] = 2  # the stem and the first stage
     frozen_bn: bool = True
     dilate: bool = True  # False: stride without dilation in the last stage, as IRN's release
     pool: Literal["gap", "tap"] = "gap"

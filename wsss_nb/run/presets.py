@@ -36,11 +36,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": lite0(300, 120, 224, dict(long_side=640, scales=(1.0,), flip=False, limit=120)),
     "demo": lite0(200, 100, 224, dict(long_side=480, scales=(1.0,), flip=False, limit=200)),
     "smoke": dict(
-        model=dict(backbone="tf_efficientnet_lite0", frozen_stages=5),
+        model=dict(backbone="tf_efficientnet_lite0", frozen_stages=7),  # all but the last stage
         augment=dict(long_side=(96, 128), crop=96),
         optim=dict(lr=0.02, momentum=0.9),
         training=dict(epochs=None, steps=20, batch_size=4, log_every=5),
-        inference=dict(long_side=160, scales=(1.0,), limit=8),
+        inference=dict(long_side=192, scales=(1.0,), flip=False, limit=8),
     ),
 }
 
