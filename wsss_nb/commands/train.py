@@ -176,9 +176,14 @@ def demo(
     opened = open_data(data, skip_bad=skip_bad)
     jobs = grid([m.strip() for m in methods.split(",")], data, preset, seeds, overrides=parse_sets(set_))
     todo = plan(jobs, RunStore(runs), lambda _: opened)
-    if len(todo) > 1 and not skip_bad:  # in parallel; whatever fails there is run again below
-        side_by_side(todo, runs, device)
-    finished = [run_recipe(p.recipe, runs, device, workers, opened, skip_bad) for p in todo]
+    done = {}
+    for fine_tuned in (False, True):  # runs that others may start from come first
+        wave = [p for p in todo if (p.recipe.start is not None) == fine_tuned]
+        if len(wave) > 1 and not skip_bad:  # in parallel; whatever fails there is run again below
+            side_by_side(wave, runs, device)
+        for p in wave:
+            done[p.run.key] = run_recipe(p.recipe, runs, device, workers, opened, skip_bad)
+    finished = [done[p.run.key] for p in todo]
     metrics = finished[0].result["metrics"]
     origin = todo[0].recipe.evaluation.threshold
     typer.echo(f"\n{opened!r}\nSeeds of {metrics['split']}, % (threshold chosen on {origin})\n")
