@@ -169,7 +169,7 @@ def test_threshold_choices(tmp_path, threshold):
 
 
 def test_a_chain_of_runs(tmp_path):
-    "AMN learns from a CAM's pseudo labels, FPR fine-tunes the AMN, AdvCAM reuses the CAM's training; none is trained twice."
+    "AMN learns from a CAM's pseudo labels, FPR and its control fine-tune the AMN, AdvCAM reuses the CAM's training; none is trained twice."
     few = {"training.steps": 2, "augment.crop": 64, "inference.limit": 2}
     steps = {"start.training.steps": 3, "start.start.training.steps": 4}
     tuned = replace(make_recipe("amn+fpr", DATA, "smoke", overrides=few), steps)
@@ -178,6 +178,8 @@ def test_a_chain_of_runs(tmp_path):
     runs = {r.recipe.method: r for r in store}
     assert {m: r.recipe.training.steps for m, r in runs.items()} == {"cam": 4, "amn": 3, "amn+fpr": 2}
     assert (runs["cam"].path / "pseudo").is_dir() and last.result["training"]["start"] == runs["amn"].key
+    control = run_recipe(tuned.model_copy(update=dict(terms={})), tmp_path, "cpu", 0)
+    assert control.result["training"]["start"] == runs["amn"].key and control.key != last.key
     recipe = make_recipe("advcam", DATA, "smoke", overrides=few | {"training.steps": 4})
     climbed = run_recipe(recipe, tmp_path, "cpu", 0)
     assert climbed.result["training"] == runs["cam"].result["training"] and climbed.key != runs["cam"].key

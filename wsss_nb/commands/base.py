@@ -51,7 +51,13 @@ plain = dict(
     no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
 )
 
-Method = Annotated[str, typer.Option(help="Baseline and terms, e.g. cam, cam+fbr, seam+fbr+ssc.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="Baseline and terms, e.g. cam, cam+fbr, seam+fbr+ssc. ':off' after a term makes the control, trained alike "
+        "without the term: cam+fbr:off."
+    ),
+]
 Data = Annotated[str, typer.Option(help="Data set: cooccur, 'cooccur?p=0.7&n=400', folder:PATH or voc:PATH.")]
 Preset = Annotated[
     str, typer.Option(help="Backbone, crop and length of the training: paper, small, quick, demo or smoke.")

@@ -151,7 +151,9 @@ def side_by_side(
 
 
 def demo(
-    methods: Annotated[str, typer.Option(help="Methods to compare, separated by commas.")] = "cam,cam+fbr",
+    methods: Annotated[
+        str, typer.Option(help="Methods to compare, separated by commas; controls are added.")
+    ] = "cam,cam+fbr",
     data: Data = "cooccur",
     preset: Preset = "demo",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds (0, 1, ...) per method.")] = 1,
@@ -162,8 +164,8 @@ def demo(
     skip_bad: SkipBad = False,
     out: Figures = Path("figures"),
 ):
-    "Train and compare methods: tables and figures. Resumes after an interrupt."
-    from wsss_nb.ablate.plan import grid, plan
+    "Train and compare methods, and the controls of those that fine-tune: tables and figures. Resumes after an interrupt."
+    from wsss_nb.ablate.plan import grid, plan, with_controls
     from wsss_nb.core import pick_device
     from wsss_nb.data.catalog import open_data
     from wsss_nb.pipeline.compare import class_table, context_leaks, draw, score_table
@@ -175,7 +177,8 @@ def demo(
     pick_device(device)
     opened = open_data(data, skip_bad=skip_bad)
     jobs = grid([m.strip() for m in methods.split(",")], data, preset, seeds, overrides=parse_sets(set_))
-    todo = plan(jobs, RunStore(runs), lambda _: opened)
+    planned = plan(with_controls(jobs), RunStore(runs), lambda _: opened)
+    todo = list({p.run.key: p for p in planned}.values())  # methods may share a control
     done = {}
     for fine_tuned in (False, True):  # runs that others may start from come first
         wave = [p for p in todo if (p.recipe.start is not None) == fine_tuned]

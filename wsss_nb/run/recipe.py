@@ -171,16 +171,31 @@ class Recipe(Part):
     inference: Inference = Inference()
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0)] = 0
-    start: Start | None = None  # schedule of the start run, for methods that fine-tune or learn from a run
+    start: Start | None = None  # schedule of the start run, for methods that train on or learn from a run
+
+    def starts(self) -> list[Start]:
+        "List the schedules of the start run, of the run that this one starts from, and so on."
+        found, at = [], self.start
+        while at is not None:
+            found.append(at)
+            at = at.start
+        return found
+
+    def trains_on(self) -> bool:
+        "Tell whether the start run gives the weights; else it is the teacher, whose CAMs give the labels, or there is none."
+        return len(self.starts()) > (self.model.teacher() is not None)
 
     @model_validator(mode="after")
     def _starts(self):
-        wanted = any(t.fine_tunes for t in self.terms.values()) or self.model.teacher() is not None
-        if wanted != (self.start is not None):
-            raise ValueError(
-                f"{self.method} {'starts from another run' if wanted else 'starts from no other run'}: "
-                f"start must {'not ' if wanted else ''}be null"
-            )
+        teachers = int(self.model.teacher() is not None)
+        least = teachers + any(t.fine_tunes for t in self.terms.values())
+        given = len(self.starts())
+        if given < least:
+            field = ".".join(["start"] * (given + 1))
+            raise ValueError(f"{self.method} starts from another run: {field} must not be null")
+        if given > teachers + 1:
+            field = ".".join(["start"] * (teachers + 2))
+            raise ValueError(f"{self.method} starts from no run before that: {field} must be null")
         return self
 
     def inputs(self) -> tuple[str, ...]:
@@ -246,13 +261,14 @@ def replace(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
 
 # %% ../../nbs/run/01_recipe.ipynb #526cf999
 def start_recipe(recipe: Recipe) -> Recipe:
-    "Return the recipe of the start run: without the fine-tuning terms; if there are none, the teacher without terms."
+    "Return the recipe of the start run: the same without the fine-tuning terms, or the teacher without terms."
     first = recipe.start
     if first is None:
         raise ValueError(f"{recipe.method} starts from no other run")
-    model = recipe.model
-    terms = {k: t for k, t in recipe.terms.items() if not t.fine_tunes}
-    if len(terms) == len(recipe.terms):
+    if recipe.trains_on():
+        model = recipe.model
+        terms = {k: t for k, t in recipe.terms.items() if not t.fine_tunes}
+    else:
         model = recipe.model.teacher()
         terms = {}
     changes = dict(
