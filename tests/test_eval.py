@@ -1,4 +1,4 @@
-"`wsss_nb eval` on folders and runs, good and bad; boundary measures on photographs; merged shards equal the whole."
+"`wsss_nb eval` on folders and runs, runs against runs, good and bad; boundary measures on photographs; merged shards equal the whole."
 
 import json
 import os
@@ -185,6 +185,32 @@ def test_runs(store, tmp_path):
     assert all(r.key in line and f"{x:.1f}" in line for r, x, line in zip(runs, at, table[1:]))
     assert list(pd.read_csv(tmp_path / "two.csv").masks.unique()) == [r.key for r in runs]
     assert not (runs[0].path / "two.csv").exists() and runs[0].result["metrics"]["miou"] == at[0] / 100
+
+
+def test_runs_against_runs(store):
+    folder, runs = store
+    a, b = (r.key for r in runs)
+    names = ["miou", "precision", "recall"]
+
+    def row(done, name):
+        "Read the numbers of a row."
+        assert done.exit_code == 0, done.stderr
+        line = next(line for line in done.stdout.splitlines() if line.startswith(name))
+        return [float(x) for x in line.split()[1:] if x != "-"]
+
+    one = call(b, "--against", a, "--runs", folder)
+    at = [r.result["metrics"] for r in runs]
+    for name in names:
+        before, after, difference, low, high = row(one, name)
+        assert [before, after] == [round(100 * m[name], 1) for m in at]
+        assert difference == pytest.approx(100 * (at[1][name] - at[0][name]), abs=0.051) and low <= high
+    assert f"after: cam (smoke, seed 1, {b[:6]}" in one.stdout and "train, 8 images" in one.stdout
+    swapped = call(f"{a},{b}", "--against", f"{b},{a}", "--runs", folder)
+    assert "std over seeds" in swapped.stdout and row(swapped, "miou")[2] == 0
+    same = call(a, "--against", a, "--split", "val", "--runs", folder)
+    assert row(same, "miou")[2:] == [0, 0, 0] and "\nval, " in same.stdout
+    bad = call(a, "--against", f"{a},{b}", "--runs", folder)
+    assert bad.exit_code == 2 and "1 against 2" in bad.stderr and bad.stderr.count("\n") == 1
 
 
 def test_refined_masks(store):

@@ -194,7 +194,7 @@ def prototype_row(
 ) -> dict[str, Any]:
     "Compare FPR's prototypes (FPR Sec. 3.2.1) with CAM inference at the same scales, without flips and writing."
     target = pick_device(device)
-    data = CooccurData(f"cooccur?n={images}")
+    data = CooccurData(f"cooccur?n={images}&size=160")
     fields = {"model.backbone": backbone, "model.weights": "random", "model.frozen_stages": 0}
     recipe = make_recipe("cam+fpr", data.name, overrides=fields)
     objective = build_objective(recipe, len(data.classes))
@@ -214,7 +214,7 @@ def prototype_row(
 
     infer()  # warm-up
     a, b = interleaved(infer, prototypes, n=n, device=target)
-    shape = f"{backbone}, {len(ids)} images, {target.type}"
+    shape = f"{backbone}, {len(ids)} images of 160², {target.type}"
     return timed_row("FPR's prototypes", shape, "CAM inference", a, b, f"{b / a:.2f} passes")
 
 # %% ../../nbs/bench/06_training.ipynb #947ec1ca
@@ -225,7 +225,8 @@ def cooccur_row(n: int = 40) -> dict[str, Any]:
     data.load(ids[0])
     (seconds,) = interleaved(lambda: [data.load(i) for i in ids], n=3)
     speed = f"{n / seconds:.0f} images/s"
-    return timed_row("cooccur images", "160 x 160", "–", float("nan"), seconds / n, speed)
+    shape = f"{data.image_size} x {data.image_size}"
+    return timed_row("cooccur images", shape, "–", float("nan"), seconds / n, speed)
 
 # %% ../../nbs/bench/06_training.ipynb #6231e396
 def embedding_row(n_points: int = 3000, channels: int = 128, clusters: int = 16) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class CooccurData(WsssData):
         if field == "saliency":
             return tv_tensors.Mask(torch.from_numpy((instances > 0).astype(np.float32)))
         if field == "mask":
-            return tv_tensors.Mask(torch.from_numpy(np.array([0, *labels], np.uint8)[instances]))
+            return tv_tensors.Mask(torch.from_numpy(np.array([0, *labels], np.uint8).take(instances)))
         boxes = [
             [x[0], y[0], x[-1] + 1, y[-1] + 1]
             for y, x in (extent(instances == k + 1) for k in range(len(labels)))

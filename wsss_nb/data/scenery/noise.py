@@ -50,10 +50,19 @@ def wave(x):
     return tri * (1.5 - 0.5 * tri * tri)
 
 
-def smooth(lo, hi, x):
-    "Evaluate a smooth step: 0 below `lo`, 1 above `hi`, a cubic in between."
-    t = np.minimum(np.maximum((x - lo) * (1 / (hi - lo)), 0), 1)
-    return t * t * (3 - 2 * t)
+@numba.njit(nogil=True, cache=True)
+def _smooth(x, lo, steep, out):
+    "Fill `out` [n] with the smooth step of `x` [n] that begins at `lo`; all float32."
+    for i in range(len(x)):
+        t = min(max((x[i] - lo) * steep, np.float32(0)), np.float32(1))
+        out[i] = t * t * (np.float32(3) - np.float32(2) * t)
+
+
+def smooth(lo: float, hi: float, x: np.ndarray) -> np.ndarray:
+    "Evaluate a smooth step of float32: 0 below `lo`, 1 above `hi`, a cubic in between."
+    out = np.empty(x.shape, np.float32)
+    _smooth(x.ravel(), np.float32(lo), np.float32(1 / (hi - lo)), out.reshape(-1))
+    return out
 
 # %% ../../../nbs/data/scenery/00_noise.ipynb #f8a37b2f
 SIDE = 512  # side of a tile, px; a power of two, so that wrapping is a bit mask
@@ -180,8 +189,8 @@ def _texels(at, step, low, high, part):
 def _sample(tile, u, v, out):
     "Fill `out` [h, w] with bilinear samples of a flattened tile at `u` and `v` [h or 1, w or 1], in periods."
     h, w = out.shape
-    x0, x1, y0, y1 = np.empty((4, w), np.uint32)
-    fx, fy = np.empty((2, w))
+    x0, x1, y0, y1 = [np.empty(w, np.uint32) for _ in range(4)]
+    fx, fy = [np.empty(w) for _ in range(2)]
     for i in range(h):  # in rows, so that the compiler can use vector instructions
         if i < len(u):
             _texels(u[i], np.uint32(1), x0, x1, fx)
@@ -197,8 +206,9 @@ def _sample(tile, u, v, out):
 
 def sample(tile: str, u, v) -> np.ndarray:
     "Sample a tile bilinearly at `u` (across) and `v` (down), in periods; `u` and `v` broadcast to [h, w]."
-    u = np.atleast_2d(np.asarray(u, np.float32))
-    v = np.atleast_2d(np.asarray(v, np.float32))
-    out = np.empty(np.broadcast_shapes(u.shape, v.shape), np.float32)
+    u = np.array(u, np.float32, copy=None, ndmin=2)
+    v = np.array(v, np.float32, copy=None, ndmin=2)
+    h, w = (b if a == 1 else a for a, b in zip(u.shape, v.shape))  # faster than NumPy's broadcast_shapes
+    out = np.empty((h, w), np.float32)
     _sample(bank()[tile].ravel(), u, v, out)
     return out

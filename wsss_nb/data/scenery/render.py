@@ -77,6 +77,15 @@ def place(thing: Thing, context: str, size: int, light: Light) -> tuple[tuple, n
     return (slice(c.at[0], c.at[1]), slice(c.at[2], c.at[3])), c.rgb, c.alpha
 
 # %% ../../../nbs/data/scenery/07_render.ipynb #30c10d0d
+@numba.njit(nogil=True, cache=True)
+def _over(image, rgb, alpha):
+    "Lay `rgb` [3, h, w], premultiplied by its coverage `alpha` [h, w], over an image in place."
+    for c in range(3):
+        for i in range(alpha.shape[0]):
+            for j in range(alpha.shape[1]):
+                image[c, i, j] = image[c, i, j] * (np.float32(1) - alpha[i, j]) + rgb[c, i, j]
+
+
 def render(scene: Scene, size: int) -> dict[str, np.ndarray]:
     "Render `image` uint8 [3, size, size], `stuff`, `instances` and `areas` [objects, 2] (visible, whole) in pixels."
     dice = Dice(scene.seed)
@@ -90,7 +99,7 @@ def render(scene: Scene, size: int) -> dict[str, np.ndarray]:
         if context in GROUND or context == "wall" and KINDS[t.kind][3]:
             shade(image, t, light)
         at, rgb, alpha = place(t, context, size, light)
-        image[:, *at] = image[:, *at] * (1 - alpha) + rgb
+        _over(image[:, *at], rgb, alpha)
         solid = alpha >= 0.5
         k += t.label > 0
         instances[at][solid] = k if t.label else 0
@@ -102,24 +111,30 @@ def render(scene: Scene, size: int) -> dict[str, np.ndarray]:
 
 
 @numba.njit(nogil=True, cache=True)
+def _byte(v):
+    "Round a float32 in [0, 1] to a byte; clip what is outside."
+    return np.uint8(min(max(v, np.float32(0)), np.float32(1)) * np.float32(255) + np.float32(0.5))
+
+
+@numba.njit(nogil=True, cache=True)
 def _develop(image, tint, dark, saturation, noise, grain, out):
     "Fill `out` uint8 [3, h, w] with the developed image; `noise` is uint8 [2, h, w], the numbers are float32."
     half = np.float32(0.5)
+    third = np.float32(1 / 3)
     size = np.float32(image.shape[1])
-    rgb = np.empty(3, np.float32)
     for i in range(image.shape[1]):
         y = (np.float32(i) + half) / size - half
         for j in range(image.shape[2]):
             x = (np.float32(j) + half) / size - half
             corner = np.float32(1) - dark * (x * x + y * y)
-            for c in range(3):
-                rgb[c] = image[c, i, j] * (tint[c] * corner)
-            grey = (rgb[0] + rgb[1] + rgb[2]) * np.float32(1 / 3)
+            red = image[0, i, j] * (tint[0] * corner)
+            green = image[1, i, j] * (tint[1] * corner)
+            blue = image[2, i, j] * (tint[2] * corner)
+            grey = (red + green + blue) * third
             speck = (np.float32(noise[0, i, j]) - np.float32(noise[1, i, j])) * grain
-            for c in range(3):
-                v = grey + (rgb[c] - grey) * saturation + speck
-                v = min(max(v, np.float32(0)), np.float32(1))
-                out[c, i, j] = np.uint8(v * np.float32(255) + half)
+            out[0, i, j] = _byte(grey + (red - grey) * saturation + speck)
+            out[1, i, j] = _byte(grey + (green - grey) * saturation + speck)
+            out[2, i, j] = _byte(grey + (blue - grey) * saturation + speck)
 
 
 def develop(image: np.ndarray, light: Light, dice: Dice) -> np.ndarray:

@@ -172,6 +172,7 @@ def _paint(rgb, alpha, d, colour, grain, look, light):
 
     `look`: pixel side, slope and 1 / bulge in object coordinates, shine; `light`: unit vector towards the light."""
     h, w = d.shape
+    ci, cj = min(colour.shape[1] - 1, 1), min(colour.shape[2] - 1, 1)  # 0 where the colour is the same
     pixel, steep, bulge, shine = look
     zero = np.float32(0)
     half = np.float32(0.5)
@@ -197,9 +198,7 @@ def _paint(rgb, alpha, d, colour, grain, look, light):
             k = np.float32(0.72) + np.float32(0.4) * lam + grain[i, j]
             gloss = shine * max(lam - np.float32(0.9), zero) * np.float32(5)
             for c in range(3):
-                rgb[c, i, j] += a * (
-                    colour[c, i, j] * k + gloss - rgb[c, i, j]
-                )  # premultiplied by the coverage
+                rgb[c, i, j] += a * (colour[c, i * ci, j * cj] * k + gloss - rgb[c, i, j])
             alpha[i, j] += a * (one - alpha[i, j])
 
 
@@ -251,5 +250,5 @@ class Canvas:
         rgb, alpha = self.rgb[(slice(None), *w)], self.alpha[w]
         look = np.array([self.unit, 0.5 / self.unit, 1 / bulge, shine], np.float32)
         light = np.array([self.light.x, self.light.y, self.light.z], np.float32)
-        _paint(rgb, alpha, d, np.broadcast_to(c, rgb.shape), speckle, look, light)
+        _paint(rgb, alpha, d, c, speckle, look, light)
         return self

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONTEXTS', 'GROUND', 'water', 'sky', 'snow', 'haze', 'lines', 'stripe', 'grass', 'sand', 'road', 'rails', 'field',
-           'branches', 'reef', 'wall']
+           'covered', 'branches', 'reef', 'wall']
 
 # %% ../../../nbs/data/scenery/02_textures.ipynb #bcdd35a0
 from math import sqrt
@@ -182,6 +182,12 @@ def field(v: View, dice: Dice, horizon: float) -> np.ndarray:
     return blend(out, ramp(0.5 + 0.8 * clod, crop * 0.6, crop, crop * 0.8 + 0.2), row * 0.9)
 
 # %% ../../../nbs/data/scenery/02_textures.ipynb #a2a867bc
+def covered(cover: np.ndarray) -> slice:
+    "Return the range of the rows of a coverage [h, w] that are not all 0."
+    rows = np.flatnonzero(cover.any(1))
+    return slice(rows[0], rows[-1] + 1) if len(rows) else slice(0, 0)
+
+
 def branches(v: View, dice: Dice, horizon: float) -> np.ndarray:
     "Paint blurred foliage behind, limbs across it and leaves in front."
     o, q = dice(), dice()
@@ -196,10 +202,11 @@ def branches(v: View, dice: Dice, horizon: float) -> np.ndarray:
         d = v.y - (y0 + slope * x + bow * x * x + 0.03 * sample("soft", v.x * 0.5 + dice(), np.float32(y0)))
         w = w * (1 + dice(-0.7, 0.7) * x)
         r = d / w
-        grain = sample("blade", v.y * 2 + r * 0.01, v.x * 0.8 + o)
-        tone = np.maximum(0.85 + r * 0.55 * v.light.y + 0.3 * grain, 0.15)
         cover = np.minimum(np.maximum((w - abs(d)) * v.size * 0.9 + 0.5, 0), 1)
-        blend(out, bark[:, None, None] * tone, cover)
+        on = covered(cover)
+        grain = sample("blade", v.y[on] * 2 + r[on] * 0.01, v.x * 0.8 + o)
+        tone = np.maximum(0.85 + r[on] * 0.55 * v.light.y + 0.3 * grain, 0.15)
+        blend(out[:, on], bark[:, None, None] * tone, cover[on])
         near = np.maximum(near, 1 - abs(d) * 9)
     k, leaf = dice(0.5, 0.9), colour(dice, "green olive ochre rust green")
     lx, ly = v.x * k + o, v.y * k + q
@@ -219,11 +226,12 @@ def reef(v: View, dice: Dice, horizon: float) -> np.ndarray:
         bump = sample("dome", v.x * k * 1.3 + q, np.float32(o))
         hill = sample("soft", v.x * 0.5 + q, np.float32(q)) * 0.3 + bump * (2 - bump) * 0.1
         inside = smooth(0, 0.02, v.y - (top + 0.24 * layer) + hill)
-        lump, level = (sample(tile, v.x * k + q, v.y * k + o) for tile in ("dome", "level"))
-        polyp = sample("fine", v.x * k * 4, v.y * k * 4 + q)
+        on = covered(inside)
+        lump, level = (sample(tile, v.x * k + q, v.y[on] * k + o) for tile in ("dome", "level"))
+        polyp = sample("fine", v.x * k * 4, v.y[on] * k * 4 + q)
         a, b = colour(dice, "rust ochre red olive sand"), colour(dice, "brown teal slate white ochre")
         tone = ramp(level, a, b) * np.maximum(0.25 + lump * (0.9 + 0.3 * polyp) + 0.35 * polyp * lump, 0.12)
-        blend(out, tone * (1 - far) + (deep * 0.8)[:, None, None] * far, inside)
+        blend(out[:, on], tone * (1 - far) + (deep * 0.8)[:, None, None] * far, inside[on])
     return out
 
 

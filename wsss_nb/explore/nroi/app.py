@@ -71,7 +71,7 @@ def bank_page(
     # Each page starts at another fraction of a step (golden ratio), so that pages do not repeat each other.
     start = (np.cumsum(np.full(page + 1, 0.618))[-1] - 0.618) % 1
     at, keys = stored_nrois(source.terms(label)["fbr"].bank, n, start)
-    stride = source.runs[label].recipe.model.output_stride
+    stride = source.runs[label].recipe.model.cell_size()
     rows = [patch_sheet(found.nearest(key, columns), source.image, stride, columns, 88) for key in keys]
     return named_rows([f"NROI {i + 1:,}" for i in at], rows)
 
@@ -264,7 +264,7 @@ class NroiExplorer(VBox):
         query = self.regions.centroids[k]
         recipe = self.source.runs[self.state.run].recipe
         near = self.found.nearest(query, 10, but=self.state.image)
-        picture, self.tiles = patch_sheet(near, self.source.image, recipe.model.output_stride, 10, 116)
+        picture, self.tiles = patch_sheet(near, self.source.image, recipe.model.cell_size(), 10, 116)
         self.patches.data = encode(picture)
         text = (
             f"<b>Nearest to region {k + 1}</b>: patches of other images with their cosines, at most one per image "

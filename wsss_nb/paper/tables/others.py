@@ -103,10 +103,10 @@ GRID = Table(
         ]
     ),
     reference=tuple(BASELINES),
-    note="Seeds without refinement. Rows 'trained as' are controls: they train as the named plug-ins do, without them. FPR fine-tunes the run "
-    "of the same row without FPR; under the presets in steps FBR and SSC do too, and the controls of a baseline are one run. PPC is PPC on EPS and learns "
-    "from saliency maps; the other rows learn from image-level labels alone. MCTformer needs DeiT's weights: by download, or in "
-    "model.weights.",
+    note="Seeds without refinement. Rows 'trained as' are controls: they train as the named plug-ins do, without them. FPR fine-tunes the "
+    "run of the same row without FPR; under the presets in steps FBR and SSC do too, and the controls of a baseline are one run. PPC is "
+    "PPC on EPS and learns from saliency maps; the other rows learn from image-level labels alone. MCTformer needs DeiT's weights: by "
+    "download, or in model.weights.",
 )
 register(GRID)
 
