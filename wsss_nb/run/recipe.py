@@ -145,7 +145,6 @@ class Inference(Part):
     long_side: Count | None = None  # of the image at scale 1, pixels; None: its own size
     flip: bool = True
     stride: Count = 4  # the cache holds one value per stride x stride pixels
-    long_side: Count | None = None  # of the image at scale 1, pixels; None: its own size
     limit: Count | None = None  # number of images of a split, evenly spaced; None: all
 
 
