@@ -39,7 +39,7 @@ class FBRConfig(TermConfig, kind="fbr"):
     layers = LAYERS
     paper = dict(model=dict(pool="tap"))  # Sec. III-B
     presets = dict.fromkeys(
-        ("small", "quick", "demo"), dict(values=dict(fine_tunes=True, warmup=0, bank=2_000))
+        ("small", "quick", "demo"), dict(values=dict(fine_tunes=True, warmup=0, lambda_seg=0.1, bank=2_000))
     ) | dict(smoke=dict(values=dict(bank=200)))
     lr_mult: Positive = 10.0  # the heads are new layers
     lambda_bg: NonNegative = 0.10  # weight of the fore-to-background contrast, λ1 in Eq. 10
