@@ -102,8 +102,8 @@ def test_cooccurrence_then_figures(tmp_path):
     nb = execute("cooccurrence", tmp_path, dial=[0.5, 1.0])
     assert "training tiny ones" in printed(nb)
     charts = [o for o in outputs(nb) if "image/png" in o.get("data", {})]
-    assert len(charts) == 2  # leak by class; mIoU and leak against p
-    assert "2 Axes" in charts[-1]["data"]["text/plain"]
+    assert len(charts) == 2  # leak by class; mIoU, leak and excess leak against p
+    assert "3 Axes" in charts[-1]["data"]["text/plain"]
     assert str(outputs(nb)).count("p=0.5") >= 2
     only = ["fbr.f11", "fbr.f13", "fbr.f4", "fbr.f6"]
     nb = execute("figures", tmp_path, data="", only=only, out=str(tmp_path / "out"))
