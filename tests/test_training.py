@@ -79,7 +79,7 @@ def launch(recipe, folder, **environment):
 
 
 # Low learning rates: the tiny classifier still predicts every class, and FPR's pools are full.
-TUNING = {"start.training.steps": 8, "start.optim.lr": 1e-6, "optim.lr": 1e-4}
+TUNING = {"start.training.steps": 8, "start.optim.lr": 1e-6, "optim.lr": 1e-6}
 TERMS = {"cam+fbr": {"terms.fbr.warmup": 0.1}, "cam+fpr": TUNING, "cam+ssc": {}}
 
 
