@@ -151,12 +151,4 @@ class AmnConfig(ModelConfig, kind="amn"):
     def build(self, num_classes: int, seed: int) -> AmnModel:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "model"))
-            trunk = Backbone(
-                self.backbone,
-                self.output_stride,
-                self.weights,
-                self.frozen_stages,
-                self.frozen_bn,
-                self.dilate,
-            )
-            return AmnModel(trunk, num_classes, self.rates, self.dropout, self.smoothing)
+            return AmnModel(self.teacher().trunk(), num_classes, self.rates, self.dropout, self.smoothing)

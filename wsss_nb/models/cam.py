@@ -134,18 +134,15 @@ class CamConfig(ModelConfig, kind="cam"):
     def cell_size(self) -> int:
         return self.output_stride
 
+    def trunk(self) -> Backbone:
+        "Build the backbone."
+        frozen = dict(frozen_stages=self.frozen_stages, frozen_bn=self.frozen_bn)
+        return Backbone(self.backbone, self.output_stride, self.weights, dilate=self.dilate, **frozen)
+
     def build(self, num_classes: int, seed: int) -> CamModel:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(seed, "model"))
-            trunk = Backbone(
-                self.backbone,
-                self.output_stride,
-                self.weights,
-                self.frozen_stages,
-                self.frozen_bn,
-                self.dilate,
-            )
-            model = self.network(trunk, num_classes)
+            model = self.network(self.trunk(), num_classes)
             model.focal = self.loss == "focal"
             return model
 

@@ -28,13 +28,16 @@ class Row:
     method: str = ""  # '{base}', '{base}+fbr'; '': cited only
     # recipe fields; 'x0.6' multiplies the value that the preset and the method give
     overrides: dict[str, Any] = field(default_factory=dict)
-    paper: dict[str, float] = field(default_factory=dict)  # column -> printed number
+    paper: dict[str, float | None] = field(default_factory=dict)  # column -> printed number; None: a dash
     data: dict[str, Any] = field(default_factory=dict)  # options in the data name of cooccur, {'p': .5}
     about: dict[str, str] = field(default_factory=dict)  # printed columns of text, {'Backbone': 'ResNet101'}
     group: str = ""  # part of the table; the best score and the reference are chosen within a part
     versus: str = ""  # name of the row that this one is compared with; '': the reference of its group
     needs: str = ""  # missing feature that the row waits for; '': can run
     chain: str = ""  # refinement chain behind a column 'refined::miou'; '': the unrefined seeds
+
+    def __post_init__(self):
+        object.__setattr__(self, "paper", {k: v for k, v in self.paper.items() if v is not None})
 
     @property
     def name(self) -> str:

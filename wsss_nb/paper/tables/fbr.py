@@ -24,10 +24,9 @@ def seeds(
     group: str = "",
     versus: str = "",
 ) -> Row:
-    "Make a row with the columns Seed, +CRF and Mask; None is printed as a dash."
+    "Make a row with the columns Seed, +CRF and Mask."
     scores = {"Seed": seed, "+CRF": crf, "Mask": mask}
-    paper = {k: v for k, v in scores.items() if v is not None}
-    return Row(label, method, paper=paper, group=group, versus=versus, chain=CHAINS[group])
+    return Row(label, method, paper=scores, group=group, versus=versus, chain=CHAINS[group])
 
 
 PSA = "Refine with PSA"

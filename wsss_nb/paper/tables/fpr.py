@@ -23,9 +23,9 @@ def pair(
     )
 
 
-def quality(*values: float | None) -> dict[str, float]:
-    "Return printed numbers by column; None is printed as a dash."
-    return {k: v for k, v in zip(("Prec.", "Recall", "Seed", "+CRF"), values) if v is not None}
+def quality(*values: float | None) -> dict[str, float | None]:
+    "Return printed numbers by column."
+    return dict(zip(("Prec.", "Recall", "Seed", "+CRF"), values))
 
 
 SCHEDULE = (
@@ -80,8 +80,7 @@ def classes(
 ) -> Row:
     "Make a row of Table 4; None is printed as a dash."
     numbers = {"train IoU": train, "boat IoU": boat, "mIoU": miou}
-    paper = {k: v for k, v in numbers.items() if v is not None}
-    return Row(label, method, paper=paper, versus=versus)
+    return Row(label, method, paper=numbers, versus=versus)
 
 
 T4 = Table(
