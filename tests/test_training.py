@@ -16,7 +16,7 @@ from wsss_nb.cams import cam_path, load_cam
 from wsss_nb.data.catalog import open_data
 from wsss_nb.pipeline.experiment import run_recipe
 from wsss_nb.pipeline.load import load_model, load_terms
-from wsss_nb.run.presets import make_recipe
+from wsss_nb.run.presets import SMALL_NETWORK, make_recipe
 from wsss_nb.run.recipe import replace
 from wsss_nb.run.store import RunStore
 from wsss_nb.train.loop import train
@@ -79,7 +79,7 @@ def launch(recipe, folder, **environment):
 
 
 # Low learning rates: the tiny classifier still predicts every class, and FPR's pools are full.
-TUNING = {"start.training.steps": 8, "start.optim.lr": 1e-6, "optim.lr": 1e-6}
+TUNING = SMALL_NETWORK | {"start.training.steps": 8, "start.optim.lr": 1e-6, "optim.lr": 1e-4}
 TERMS = {"cam+fbr": {"terms.fbr.warmup": 0.1}, "cam+fpr": TUNING, "cam+ssc": {}}
 
 

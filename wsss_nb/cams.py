@@ -38,9 +38,7 @@ def infer_cams(
     total, logits = 0, 0
     if labels is not None:
         labels = labels.to(images.device).repeat(2 if inference.flip else 1, 1)
-    resized = 1 if inference.long_side is None else inference.long_side / max(images.shape[-2:])
-    scales = [s * resized for s in inference.scales]
-    for x in multi_scale(images, scales, inference.flip):
+    for x in multi_scale(images, inference.scales, inference.flip, inference.long_side):
         out = model.infer(x.contiguous(memory_format=torch.channels_last), labels)
         cam = F.interpolate(out.cam.float().relu(), size, mode="bilinear", align_corners=False)
         image_logits = out.logits.float()

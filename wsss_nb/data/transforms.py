@@ -188,12 +188,14 @@ def multi_scale(
     image: Tensor,  # float, [3, H, W] or [B, 3, H, W]
     scales: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
     flip: bool = True,  # append the mirrored images to each batch
+    long_side: int | None = None,  # of the images at scale 1, pixels; None: their own size
 ) -> list[Tensor]:  # for each scale [B or 2B, 3, h, w]
     "Resize images to several scales (bilinear, antialiased) and append their mirror images to each batch."
     x = image.as_subclass(Tensor)
     x = x[None] if x.ndim == 3 else x
     out = []
-    for s in scales:
+    resized = long_side / max(x.shape[-2:]) if long_side else 1
+    for s in (s * resized for s in scales):
         size = [max(1, round(n * s)) for n in x.shape[-2:]]
         y = x if s == 1 else nnF.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
         out.append(torch.cat([y, y.flip(-1)]) if flip else y)

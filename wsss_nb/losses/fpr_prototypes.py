@@ -148,6 +148,7 @@ def averaged(
     images: Tensor,  # float, [B, 3, H, W]
     scales: Sequence[float] = (1.0,),
     flip: bool = False,  # the mirror images too
+    long_side: int | None = None,  # of the images at scale 1, pixels; None: their own size
     autocast=nullcontext,  # makes the context that the network runs in
 ) -> tuple[
     Tensor, Tensor, Tensor
@@ -155,7 +156,7 @@ def averaged(
     "Average the network's output over the scales of images and their mirror images, in float32."
     features = cam = logits = 0
     size = None
-    for x in multi_scale(images, scales, flip):
+    for x in multi_scale(images, scales, flip, long_side):
         with autocast():
             out = model(x.contiguous(memory_format=torch.channels_last))
         maps = [out.features["last"].float(), out.cam.float()]
@@ -180,6 +181,7 @@ def collect(
     device: torch.device,
     scales: Sequence[float] = (1.0,),  # of the images, see `averaged`
     flip: bool = False,  # their mirror images too
+    long_side: int | None = None,
     autocast=nullcontext,  # makes the context that the network runs in
 ) -> tuple[Tensor, Tensor, Strongest]:  # rows [M, L], facts [M, 3], negatives
     """Collect the region features of one process's batches (FPR Sec. 3.2.1), without host synchronisation. `rows` are f_c of
@@ -190,7 +192,7 @@ def collect(
     top = Strongest(C, k, L, device)
     for batch in batches:
         images = batch["image"].to(device, non_blocking=True)
-        features, cam, logits = averaged(model, images, scales, flip, autocast)
+        features, cam, logits = averaged(model, images, scales, flip, long_side, autocast)
         f, some = region_features(features, class_regions(cam, theta))
         b, c = batch["labels"].nonzero(as_tuple=True)  # the labels are on the host
         fact = torch.stack([c, batch["index"][b], torch.zeros_like(b)], 1).to(device, non_blocking=True)
@@ -301,6 +303,7 @@ def refresh(
     theta: float = 0.1,  # θ of Eq. 2
     scales: Sequence[float] = (1.0,),  # of the images, see `averaged`
     flip: bool = False,  # their mirror images too
+    long_side: int | None = None,
     rms: bool = False,  # distance in which T is measured, see `distance`
     device: torch.device = torch.device("cpu"),
     batch_size: int = 8,
@@ -312,7 +315,7 @@ def refresh(
     "Recompute all prototypes with the current network, and T the first time; the network's modes and global random state stay."
     with evaluating(model), torch.no_grad():
         batches = whole_images(data, split, batch_size, workers, rank, world)
-        rows, facts, top = collect(model, batches, pools, theta, device, scales, flip, autocast)
+        rows, facts, top = collect(model, batches, pools, theta, device, scales, flip, long_side, autocast)
     rows = everyone(rows)
     facts = everyone(facts)
     fill(pools, rows, facts, merged(top), generator)

@@ -34,9 +34,7 @@ class SSCConfig(TermConfig, kind="ssc"):
     lambda_a: NonNegative = 1.0  # weight of the alignment, Eq. 10
     reliable: bool = True  # keep the reliable part of the CAM in the target, Eq. 9 (Table VII: RAS)
     keep: Share = 0.3  # the reliable part has a normalised CAM above this,
-    erode: Count = (
-        8  # and is eroded by a square of this many pixels, at half the crop: 8 is a CAM cell at stride 16
-    )
+    erode: Count = 8  # and is eroded by a square of this side, pixels at half the crop
     regions: Count = 64  # superpixels of an image at most
     align_from: Share = 0.2  # share of the training steps before the alignment starts; 0 on a trained CAM
     cdr_from: Share = 0.0  # share of the training steps in which the reconstruction only trains its decoder

@@ -101,9 +101,7 @@ class Optim(Part):
     momentum: Share = 1e-4
     betas: tuple[Share, Share] = (0.9, 0.999)  # Adam and AdamW
     weight_decay: NonNegative = 1e-4
-    clip: Positive | None = (
-        None  # largest norm of the gradients of all parameters of the optimiser; None: not clipped
-    )
+    clip: Positive | None = None  # largest norm of the gradients of all its parameters; None: not clipped
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     power: Positive = 0.9
 
