@@ -22,10 +22,10 @@ demo: .venv/.installed  ## CAM beside CAM+FBR: train, evaluate, table and two fi
 
 ifdef NB
 test: .venv/.installed  # one notebook, or all of a wing: NB=losses/05_fbr, NB=losses/
-	WSSS_NB_TEST_WORKERS=1 $(BIN)/python -m pytest tests/test_notebooks.py -q -k "$(NB)" $(ARGS)
+	$(BIN)/python -m pytest tests/test_notebooks.py -q -k "$(NB)" $(ARGS)
 else
 test: .venv/.peers  ## everything CI runs; with NB=losses/05_fbr one notebook (NB=losses/: a wing)
-	$(BIN)/python -m pytest tests $(ARGS)
+	$(BIN)/python -m pytest tests -n 2 --dist loadgroup --no-loadscope-reorder --durations 40 $(ARGS)
 endif
 
 check: .venv/.installed  ## in seconds: library and README in step with the notebooks, format, imports, links

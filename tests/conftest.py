@@ -1,9 +1,6 @@
-"Shared fixtures: a deterministic hypothesis profile, a clean environment, the notebook pool and its time table."
+"Shared fixtures: a deterministic hypothesis profile, a clean environment, what runs notebooks, the order of the tests."
 
 import os
-import shutil
-import tempfile
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: two notebooks run side by side
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -27,38 +24,26 @@ settings.load_profile("wsss_nb")
 
 pytest_plugins = ["browser"]
 
-_POOL = pytest.StashKey()
-
-
 def pytest_addoption(parser):
     parser.addoption(
         "--long", action="store_true", help="twenty kills and 64 kernels instead of 3 and 16 (takes minutes)"
     )
 
 
-def pytest_collection_finish(session):
-    "Start the selected notebooks before the first test: the other tests use only one core."
-    if session.config.option.collectonly:
-        return
-    wanted = [item for item in session.items if "pool" in getattr(item, "fixturenames", ())]
-    if wanted:
-        folder = Path(tempfile.mkdtemp(prefix="wsss-notebooks-"))
-        names = dict.fromkeys(item.callspec.params["nb"] for item in wanted)
-        session.config.stash[_POOL] = notebooks.Pool(list(names), folder)
-        session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
-        session.config.add_cleanup(session.config.stash[_POOL].close)
+def pytest_collection_modifyitems(items):
+    """Let several workers (pytest -n) share the tests: the files, whose tests share fixtures, each to one worker, the longest
+    first; then the notebooks, one by one."""
+    longest = ["test_ablate", "test_browser", "test_training", "test_companions", "test_explore"]
+    order = {name: i for i, name in enumerate([*longest, None, "test_notebooks"])}
+    items.sort(key=lambda item: order.get(item.path.stem, len(longest)))
+    for item in items:
+        if item.path.stem != "test_notebooks":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")
-def pool(request):
-    "Every selected notebook, each executed in its own process; each test waits for its notebook."
-    return request.config.stash[_POOL]
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    pool = config.stash.get(_POOL, None)
-    if pool is None or not pool.seconds:
-        return
-    terminalreporter.section("notebooks, seconds each")
-    slowest_first = sorted(pool.seconds.items(), key=lambda pair: -pair[1])
-    terminalreporter.write_line("  ".join(f"{name} {seconds:.0f}" for name, seconds in slowest_first))
+def server(tmp_path_factory):
+    "What runs a notebook."
+    server = notebooks.Server(tmp_path_factory.mktemp("notebooks"))
+    yield server
+    server.close()

@@ -5,7 +5,7 @@ from notebooks import PAGES, library_notebooks
 
 
 @pytest.mark.parametrize("nb", [*library_notebooks(), *PAGES])
-def test_notebook(nb, pool):
-    problem = pool.wait(nb)
+def test_notebook(nb, server):
+    problem = server.run(nb)
     if problem:
         pytest.fail(problem, pytrace=False)
