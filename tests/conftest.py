@@ -24,6 +24,7 @@ settings.load_profile("wsss_nb")
 
 pytest_plugins = ["browser"]
 
+
 def pytest_addoption(parser):
     parser.addoption(
         "--long", action="store_true", help="twenty kills and 64 kernels instead of 3 and 16 (takes minutes)"

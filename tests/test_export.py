@@ -1,5 +1,6 @@
 "The library and the README equal what the notebooks export, and the notebooks are clean."
 
+import ast
 import filecmp
 import json
 import os
@@ -162,3 +163,16 @@ def test_what_widgets_need_is_installed(tmp_path):
     for place, more in ((built, set()), (unpacked, {"settings.ini", "README.md"})):
         missing = {f for f in wanted | more if not (place / f).exists()}
         assert not missing, f"not packaged (see package_data in setup.py): {sorted(missing)}"
+
+
+def test_values_in_the_readme_are_those_of_the_code():
+    "What README prints is what its code returns today."
+    names = {}
+    for cell in read(NBS / "index.ipynb").cells:
+        if cell.cell_type != "code":
+            continue
+        *lines, last = ast.parse(cell.source).body
+        exec(compile(ast.Module(lines, []), "README", "exec"), names)
+        value = eval(compile(ast.Expression(last.value), "README", "eval"), names)
+        shown = ["".join(o["data"]["text/plain"]) for o in cell.outputs]
+        assert shown == [repr(value)], "run the cells of nbs/index.ipynb and save it"
