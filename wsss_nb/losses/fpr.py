@@ -36,8 +36,11 @@ class FPRConfig(TermConfig, kind="fpr"):
 
     fine_tunes: bool = True  # start from a trained classifier (Sec. 3.2.1)
     layers = LAYERS
-    presets = dict.fromkeys(("small", "quick", "demo"), dict(values=dict(temperature=None))) | dict(
-        smoke=dict(values=dict(temperature=None, prototypes=3))
+    presets = dict(
+        small=dict(values=dict(temperature=None)),
+        quick=dict(values=dict(temperature=None, lambda_rc=0.36, lambda_pr=4.5e-4)),
+        demo=dict(values=dict(temperature=None, lambda_rc=0.36, lambda_pr=4.5e-4)),
+        smoke=dict(values=dict(temperature=None, prototypes=3)),
     )
     lambda_rc: NonNegative = 0.12  # weight of the region-level contrast, λ1 in Eq. 9
     lambda_pr: NonNegative = 1.5e-4  # weight of the pixel-level rectification, λ2 in Eq. 9
