@@ -17,7 +17,7 @@ help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1|/' | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
 	@echo; echo "  Options: DATA=folder:/path  PRESET=demo|small|paper  RUNS=runs  PYTHON=python3.12  ARGS='...'"
 
-demo: .venv/.installed  ## CAM beside CAM+FBR: train, evaluate, table and two figures (DATA=, PRESET=)
+demo: .venv/.installed  ## CAM beside CAM+FPR: train, evaluate, table and two figures (DATA=, PRESET=)
 	$(BIN)/wsss_nb demo --data "$(DATA)" --preset "$(PRESET)" --runs "$(RUNS)" $(ARGS)
 
 ifdef NB

@@ -153,7 +153,7 @@ def side_by_side(
 def demo(
     methods: Annotated[
         str, typer.Option(help="Methods to compare, separated by commas; controls are added.")
-    ] = "cam,cam+fbr",
+    ] = "cam,cam+fpr",
     data: Data = "cooccur",
     preset: Preset = "demo",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds (0, 1, ...) per method.")] = 1,
