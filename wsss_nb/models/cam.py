@@ -77,6 +77,7 @@ class CamModel(nn.Module):
     "Backbone, 1x1 convolution without bias, pooling; with GAP the logits are the spatial mean of the CAM."
 
     focal = False  # use `focal_bce` as the classification loss
+    segments = False  # a segmentation network: its output has `scores`, it knows no tags
 
     def __init__(self, backbone: Backbone, num_classes: int, pool: str = "gap", tap_threshold: float = 0.1):
         super().__init__()

@@ -84,6 +84,8 @@ def probability_maps(
 class Segmenter(CamModel):
     "Backbone and a head that scores background and classes at every position; the loss reads `batch['pseudo']`."
 
+    segments = True
+
     def __init__(
         self,
         backbone: Backbone,
@@ -180,9 +182,11 @@ class SegmenterConfig(ModelConfig):
     frozen_bn: bool = True  # of the backbone; BN of the head is always trained
     loss: Literal["ce", "balanced"] = "ce"  # balanced: background and foreground averaged apart
     dropout: Dropout = 0.0  # in the head
-    # Written when a run begins, so that runs on other labels have other keys
-    labels: str = ""  # where the labels come from: a run and its refinement, a folder, the ground truth
-    digest: str = ""  # of the labels
+    labels: str = (
+        ""  # where the labels come from, see `pipeline.labels`: 'run:KEY/CHAIN', 'folder:PATH', 'truth'
+    )
+    partial: bool = False  # train on the images that have labels, instead of refusing
+    digest: str = ""  # of the labels, written when a run begins: on other labels it is another run
 
     def inputs(self) -> tuple[str, ...]:
         return ("pseudo",)

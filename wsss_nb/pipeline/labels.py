@@ -151,6 +151,8 @@ def find_labels(text: str, data: WsssData, split: str, store: RunStore) -> Label
         digest = folder_digest({i: files[i] for i in have}, data) if have else ""
     if not have:
         raise UserError(what, remedy)
+    if len(have) < len(ids) and source.kind != "folder":  # a folder's digest is that of the masks it has
+        digest += f"/{hashlib.blake2b(json.dumps(have).encode(), digest_size=8).hexdigest()}"
     return Labels(source, digest, tuple(have), len(ids), folder)
 
 

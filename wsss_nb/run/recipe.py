@@ -50,9 +50,7 @@ class ModelConfig(Plugin):
 
     family: ClassVar[str] = "models"
     noun: ClassVar[str] = "baseline"
-    segments: ClassVar[bool] = (
-        False  # True: a segmentation network, which learns from masks and takes no terms
-    )
+    segments: ClassVar[bool] = False  # a segmentation network, which learns from masks and takes no terms
     aliases: ClassVar[dict[str, str]] = {"ppc": "eps+ppc"}  # short names of a baseline with terms
     registry: ClassVar[dict[str, type[Plugin]]] = {}
 
@@ -307,13 +305,15 @@ def training_identity(recipe: Recipe) -> str:
 
 
 def _canonical(values: dict[str, Any]) -> str:
-    "Dump values as JSON with sorted keys, without names, the data set and `log_every`."
+    "Dump values as JSON with sorted keys, without names, data set, place of the labels and `log_every`."
     at = values
     while at:
         at["training"].pop("log_every")
         at = at["start"]
     if values["augment"]["scale"] is None:  # newer than stored runs, whose keys stay
         values["augment"].pop("scale")
+    for where in ("labels", "partial"):  # the digest says which labels these are
+        values["model"].pop(where, None)
     return json.dumps(
         {k: v for k, v in values.items() if k not in ("method", "preset", "data")}, sort_keys=True
     )
