@@ -26,7 +26,9 @@ from .experiment import run_recipe
 from .masks import Refined, refine_run, require_cams
 from .show import one_per_class
 from ..refine.chain import chain_text, run_threshold
+from ..run.plugin import find_plugin
 from ..run.presets import make_recipe
+from ..run.recipe import ModelConfig
 from ..run.store import Run, RunStore
 
 # %% ../../nbs/pipeline/14_stages.ipynb #6e16c4c8
@@ -117,14 +119,13 @@ def run_stages(
     opened = data if isinstance(data, WsssData) else open_data(data)
     name = data if isinstance(data, str) else data.name
     every = {"inference.limit": None}  # a network learns from all training images
-    first = make_recipe(method, name, preset, seed, every | dict(sets or {}))
-    if first.model.segments:
+    if find_plugin(ModelConfig, method.partition("+")[0]).segments:
         raise UserError(
             f"{method} is a segmentation network and makes no seeds.", "Name a method such as cam+fpr."
         )
-    second = make_recipe(network, name, preset, seed, dict(network_sets or {}) | {"model.labels": "truth"})
-    if not second.model.segments:
+    if not find_plugin(ModelConfig, network).segments:
         raise UserError(f"{network} is no segmentation network.", "Name one such as deeplab_v2.")
+    first = make_recipe(method, name, preset, seed, every | dict(sets or {}))
     seeds = run_recipe(first, store, device, workers, opened)
     masks = refine_run(seeds, chain, opened, first.splits.train, device, workers)
     if first.splits.train != first.splits.seeds and "mask" in opened.fields(first.splits.seeds):
