@@ -46,8 +46,7 @@ class DeeplabV2(Segmenter):
         ]
 
 # %% ../../nbs/models/12_deeplab_v2.ipynb #ea53a839
-# At output stride 16 half the dilations reach as far; the four losses are summed, so the rate is lower than a CAM's
-LITE = dict(values=dict(output_stride=16, rates=(3, 6, 9, 12)), optim=dict(lr=0.001))
+LITE = dict(values=dict(output_stride=16, rates=(3, 6, 9, 12)), optim=dict(lr=5e-4))
 
 
 class DeeplabV2Config(SegmenterConfig, kind="deeplab_v2"):
