@@ -100,11 +100,13 @@ def test_help_is_quick_and_lists_every_command():
     start = time.perf_counter()
     done = shell("--help")
     assert done.returncode == 0 and time.perf_counter() - start < 3  # takes 1 s on an idle machine
-    for name in "train cams eval data runs demo refine masks list table figure figures ablate app".split():
+    for (
+        name
+    ) in "train cams eval data runs demo pipeline refine masks list table figure figures ablate app".split():
         assert f"  {name} " in done.stdout
 
 
-COMMANDS = "train cams eval runs demo refine masks list table figure figures ablate app".split()
+COMMANDS = "train cams eval runs demo pipeline refine masks list table figure figures ablate app".split()
 GROUPS = ["data check", "data show", "runs show", "runs rm"]
 
 

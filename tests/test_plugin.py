@@ -100,7 +100,8 @@ def test_a_mistyped_kind_names_the_nearest(stripes):
         ("cam+stripez", "no term 'stripez'; did you mean 'stripes'? There are: fbr, fpr, ppc, ssc, stripes."),
         (
             "seem",
-            "no baseline 'seem'; did you mean 'seam'? There are: advcam, amn, cam, eps, mctformer, seam.",
+            "no baseline 'seem'; did you mean 'seam'? There are: "
+            "advcam, amn, cam, deeplab_v1, deeplab_v2, deeplab_v3p, eps, mctformer, seam.",
         ),
         ("cam+contrast", "no term 'contrast'. There are: fbr,"),  # a helper module is no kind
         ("drs", "no baseline 'drs'. There are: advcam,"),

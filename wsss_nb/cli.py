@@ -12,6 +12,7 @@ from .commands.app import explorer
 from .commands.base import Commands, plain
 from .commands.data import data_app
 from .commands.eval import evaluate
+from .commands.pipeline import pipeline
 from .commands.refine import masks, refine
 from .commands.runs import runs_app
 from .commands.tables import ablate, figure, figures, list_entries, table
@@ -32,6 +33,7 @@ for name, command in {
     "cams": cams,
     "eval": evaluate,
     "demo": demo,
+    "pipeline": pipeline,
     "refine": refine,
     "masks": masks,
     "list": list_entries,

@@ -67,8 +67,9 @@ def describe(run) -> str:
         return f"{where}: trained, not evaluated, as {m['split']} has no masks\nin {run.path}"
     shown = ("precision", "recall", "leak", "excess_leak")
     shares = [f"{k.replace('_', ' ')} {100 * m[k]:.1f}" for k in shown if not isnan(m.get(k, nan))]
-    origin = f"threshold {m['threshold']:.2f} from {m['threshold_from']}"
-    text = ", ".join([*shares, origin])
+    if "threshold" in m:  # a segmentation network has none
+        shares.append(f"threshold {m['threshold']:.2f} from {m['threshold_from']}")
+    text = ", ".join(shares)
     return f"{where}: {'; '.join(filter(None, [text, grid_text(m)]))}\nin {run.path}"
 
 # %% ../../nbs/commands/03_train.ipynb #02a333a7

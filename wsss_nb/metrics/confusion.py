@@ -143,7 +143,8 @@ class Confusion(Counts):
 def predict_mask(
     classes: Sequence[int],  # present classes, 0-based, [P]
     cam,  # their normalised CAMs in [0, 1], [P, H, W]
-    threshold: float,  # foreground iff score > float32(threshold)
+    threshold: float
+    | ndarray,  # background score, or one per pixel [H, W]: foreground iff score > float32(threshold)
 ) -> ndarray:  # labels, uint8, [H, W]: 0 background, class + 1
     "Return the seed mask: argmax over present classes where it exceeds the background threshold (CAM; IRN Sec. 3)."
     cam = np.asarray(as_array(cam), np.float32)
@@ -156,7 +157,7 @@ def predict_mask(
     for label, score in zip(labels[1:], cam[1:], strict=True):
         np.copyto(win, label, where=score > best)
         best = np.maximum(best, score)
-    return np.where(best > np.float32(threshold), win, np.uint8(0))
+    return np.where(best > np.asarray(as_array(threshold), np.float32), win, np.uint8(0))
 
 # %% ../../nbs/metrics/00_confusion.ipynb #b62756ab
 def default_thresholds() -> ndarray:  # [80]

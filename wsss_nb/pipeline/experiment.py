@@ -23,11 +23,12 @@ from ..data.check import verify
 from ..data.saliency import with_saliency
 from ..data.superpixels import with_superpixels
 from ..models.cam import CamModel
-from .evaluate import evaluate, has_truth
+from .evaluate import evaluate, evaluate_predictions, has_truth
 from .grid import coarse_notice, grid_of
+from .labels import Labels, complete_labels, find_labels
 from .load import load_model
 from .teacher import pseudo_labels
-from ..run.recipe import Recipe, start_recipe
+from ..run.recipe import Recipe, replace, start_recipe
 from ..run.store import Run, RunStore, hold, training_key
 from ..train.batches import default_workers
 from ..train.loop import train
@@ -69,11 +70,14 @@ class Experiment:
         skip_bad: bool = False,  # leave out damaged images (they are recorded) instead of refusing them
         on_log=None,  # called with each row of the training's log
     ):
-        self.recipe = recipe
         self.store = store if isinstance(store, RunStore) else RunStore(store)
         self.device = pick_device(device)
         self.workers = default_workers(self.device) if workers is None else workers
         self.data = open_data(recipe.data, skip_bad=skip_bad) if data is None else data
+        self.labels: Labels | None = None  # pixel labels, of a segmentation network
+        if recipe.model.segments:
+            recipe, self.labels = self.with_labels(recipe)
+        self.recipe = recipe
         self.measured = has_truth(recipe, self.data)  # raises before anything is written
         self.skip_bad = skip_bad
         self.on_log = on_log
@@ -81,6 +85,18 @@ class Experiment:
         self.model: CamModel | None = None  # once it is trained here
         self.rank = int(os.environ.get("RANK", 0))
         self.run = self.place()
+
+    def with_labels(self, recipe: Recipe) -> tuple[Recipe, Labels]:
+        "Find a segmentation network's pixel labels; their digest becomes a part of the recipe."
+        model = recipe.model
+        labels = find_labels(model.labels, self.data, recipe.splits.train, self.store)
+        complete_labels(labels, recipe.splits.train, model.partial)
+        return replace(recipe, {"model.digest": labels.digest}), labels
+
+    @property
+    def judged(self) -> str:
+        "The split whose images are inferred and evaluated: that of the seeds; for a segmentation network, val."
+        return self.recipe.splits.val if self.labels else self.recipe.splits.seeds
 
     def place(self) -> Run:
         "Return the place of this experiment in the store, which depends on the images that are left out."
@@ -111,7 +127,8 @@ class Experiment:
     def prepare(self) -> None:
         "Check the images, complete the start run, make the run's folder."
         roles = self.recipe.splits
-        verify(self.data, dict.fromkeys([roles.train, roles.seeds, roles.val]), skip_bad=self.skip_bad)
+        used = [roles.train, roles.val] if self.labels else [roles.train, roles.seeds, roles.val]
+        verify(self.data, dict.fromkeys(used), skip_bad=self.skip_bad)
         self.run = self.place()
         if self.run.done:
             return
@@ -132,15 +149,26 @@ class Experiment:
             if (same := self.store.trained(key)) is not None:
                 self.run.borrow(same)
             else:
-                if self.rank == 0 and (notice := coarse_notice(self.recipe, self.data, self.store.root)):
+                if self.rank == 0 and (notice := self.notice()):
                     print(notice, file=sys.stderr)
                 self.fit(key)
+
+    def notice(self) -> str:
+        "Say before a training what its reader must know: a coarse CAM grid, or a segmentation network's labels and first weights."
+        if self.labels is None:
+            return coarse_notice(self.recipe, self.data, self.store.root)
+        labels, model = self.labels, self.recipe.model
+        count = f"{len(labels.ids)} of {labels.of} images"
+        return f"{model.kind}: labels {model.labels} ({count}), weights {model.initial_weights()}"
 
     def fit(self, key: str) -> None:
         "Train, from the weights or on the labels of the start run; record what the training took."
         recipe = self.recipe
         teacher = self.teacher()
-        data = with_inputs(self.data, recipe.inputs(), recipe.splits.train, teacher, self.device)
+        if self.labels is None:
+            data = with_inputs(self.data, recipe.inputs(), recipe.splits.train, teacher, self.device)
+        else:
+            data = self.labels.add_to(self.data, recipe.splits.train)
         reset_peak_memory(self.device)
         weights = None if self.start is teacher else self.start
         loop = train(recipe, data, self.run, self.device, self.workers, self.on_log, weights)
@@ -149,6 +177,12 @@ class Experiment:
             about = dict(
                 key=key, start=self.start and self.start.key, inputs=list(recipe.inputs()), notes=data.notes
             )
+            if self.labels is not None:
+                about |= dict(
+                    labels=recipe.model.labels,
+                    images=len(self.labels.ids),
+                    initial=recipe.model.initial_weights(),
+                )
             write_json(self.run.path / "training.json", about | loop.about())
 
     def teacher(self) -> Run | None:
@@ -161,11 +195,11 @@ class Experiment:
         return teacher
 
     def infer(self) -> None:
-        "Write the CAMs of the images that seeds and threshold are evaluated on."
+        "Write the CAMs of the images that seeds and threshold are evaluated on; of a segmentation network val's predictions."
         self.began = time.perf_counter()
         if self.model is None:
             self.model = load_model(self.run, len(self.data.classes))
-        splits = [self.recipe.splits.seeds]
+        splits = [self.judged]
         if self.measured and self.recipe.evaluation.threshold == "val":
             splits.append(self.recipe.splits.val)
         for split in dict.fromkeys(splits):
@@ -183,8 +217,9 @@ class Experiment:
         "Return the metrics of the seeds; of data without masks only the split's name and the CAM grid."
         self.inferred = time.perf_counter()
         if self.measured:
-            return evaluate(self.recipe, self.data, self.run.path)
-        return dict(split=self.recipe.splits.seeds, grid=grid_of(self.recipe, self.data))
+            judge = evaluate_predictions if self.labels else evaluate
+            return judge(self.recipe, self.data, self.run.path)
+        return dict(split=self.judged, grid=grid_of(self.recipe, self.data))
 
     def finish(self, metrics: dict) -> None:
         "Write the result, and remove the checkpoint and what killed processes left behind."

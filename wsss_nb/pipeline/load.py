@@ -61,7 +61,7 @@ def seed_loader(
 
     def load(id: str) -> tuple[ndarray, ndarray]:
         c = load_cam(cam_path(run.path, split, id))
-        return data.load(id, ("mask",))["mask"].numpy(), predict_mask(c.classes, c.full(), threshold)
+        return data.load(id, ("mask",))["mask"].numpy(), predict_mask(c.classes, c.full(), c.rest(threshold))
 
     return load
 

@@ -80,7 +80,7 @@ def show_seeds(
         rgb = as_rgb(data.load(id)["image"])
         cached = load_cam(cam_path(run.path, split, id))
         maps = cached.full().numpy()
-        seed = label_map(rgb, predict_mask(cached.classes, maps, limit))
+        seed = label_map(rgb, predict_mask(cached.classes, maps, cached.rest(limit)))
         names = ", ".join(data.classes[c] for c in data.tags[id])
         row = [(rgb, names), (cam_overlay(rgb, maps.max(0, initial=0)), ""), (seed, "")]
         if made is not None:

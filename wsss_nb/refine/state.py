@@ -71,12 +71,12 @@ class Seed:
 def seed_from_cam(
     image: ndarray,  # uint8 [H, W, 3]
     cached: CachedCam,
-    background: float,  # background score: the run's threshold
+    background: float,  # background score of a CAM: the run's threshold
     id: str = "",
 ) -> Seed:
-    "Make the seed of a cached CAM; its mask equals `predict_mask` at that threshold."
+    "Make the seed of a cached CAM or prediction; its mask equals `predict_mask` at that background score."
     cam = cached.full().numpy()
-    rest = np.full((1, *image.shape[:2]), background, np.float32)
+    rest = cached.rest(background)[None].numpy()
     if cam.shape[1:] != image.shape[:2]:
         raise UserError(
             f"{id or 'image'}: the CAM is for {cached.size[0]} x {cached.size[1]} pixels, but the image has "

@@ -50,6 +50,7 @@ class ModelConfig(Plugin):
 
     family: ClassVar[str] = "models"
     noun: ClassVar[str] = "baseline"
+    segments: ClassVar[bool] = False  # a segmentation network, which learns from masks and takes no terms
     aliases: ClassVar[dict[str, str]] = {"ppc": "eps+ppc"}  # short names of a baseline with terms
     registry: ClassVar[dict[str, type[Plugin]]] = {}
 
@@ -85,6 +86,8 @@ class Augment(Part):
     "Training augmentation; sizes in pixels."
 
     long_side: tuple[Count, Count] = (320, 640)  # range of the long side after resizing, drawn uniformly
+    # range of the factor of the image's own size, drawn uniformly; replaces `long_side` where given
+    scale: tuple[Positive, Positive] | None = None
     crop: Count = 512
     flip: bool = True
     # brightness, contrast, saturation, hue
@@ -181,6 +184,14 @@ class Recipe(Part):
     def trains_on(self) -> bool:
         "Tell whether the start run gives the weights; else it is the teacher, whose CAMs give the labels, or there is none."
         return len(self.starts()) > (self.model.teacher() is not None)
+
+    @model_validator(mode="after")
+    def _no_terms_on_masks(self):
+        if self.model.segments and self.terms:
+            raise ValueError(
+                f"{self.model.kind} is trained on masks and takes no terms: leave out {', '.join(self.terms)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _starts(self):
@@ -294,11 +305,15 @@ def training_identity(recipe: Recipe) -> str:
 
 
 def _canonical(values: dict[str, Any]) -> str:
-    "Dump values as JSON with sorted keys, without names, the data set and `log_every`."
+    "Dump values as JSON with sorted keys, without names, data set, place of the labels and `log_every`."
     at = values
     while at:
         at["training"].pop("log_every")
         at = at["start"]
+    if values["augment"]["scale"] is None:  # newer than stored runs, whose keys stay
+        values["augment"].pop("scale")
+    for where in ("labels", "partial"):  # the digest says which labels these are
+        values["model"].pop(where, None)
     return json.dumps(
         {k: v for k, v in values.items() if k not in ("method", "preset", "data")}, sort_keys=True
     )

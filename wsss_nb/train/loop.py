@@ -95,7 +95,7 @@ class Loop:
             data,
             recipe.splits.train,
             ("image", *recipe.inputs()),
-            train_transform(a.crop, a.long_side, a.flip, a.jitter),
+            train_transform(a.crop, a.long_side, a.flip, a.jitter, a.scale),
         )
         self.per_epoch = max(len(self.split) // cfg.batch_size, 1)
         self.total = cfg.steps or math.ceil(cfg.epochs * self.per_epoch / cfg.accumulate)

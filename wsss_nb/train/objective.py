@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core import UserError, derive_seed
 from ..losses.term import Term
-from ..models.cam import CamModel
+from ..models.cam import CamModel, ParameterGroup
 from ..run.recipe import Optim, Recipe
 
 # %% ../../nbs/train/00_objective.ipynb #1cb98164
@@ -91,33 +91,36 @@ def set_rate(optimizer: torch.optim.Optimizer, optim: Optim, step: int, total: i
         group["lr"] = optim.lr * group["mult"] * lr_factor(step, total, optim)
 
 # %% ../../nbs/train/00_objective.ipynb #cd8cf3e4
-def make_optimizer(
-    groups: Iterable[tuple[float, Iterable[nn.Parameter]]], optim: Optim
-) -> torch.optim.Optimizer | None:
-    "Make SGD, Adam or AdamW over groups (factor of the rate, parameters); None where nothing is trainable."
-    groups = [dict(params=[p for p in ps if p.requires_grad], mult=m, lr=optim.lr * m) for m, ps in groups]
+def make_optimizer(groups: Iterable[ParameterGroup], optim: Optim) -> torch.optim.Optimizer | None:
+    "Make SGD, Adam or AdamW over groups of parameters; None where nothing is trainable."
+    groups = [
+        dict(
+            params=[p for p in g.parameters if p.requires_grad],
+            mult=g.factor,
+            lr=optim.lr * g.factor,
+            weight_decay=optim.weight_decay if g.decay else 0.0,
+        )
+        for g in groups
+    ]
     groups = [g for g in groups if g["params"]]
     if not groups:
         return None
     if optim.name == "sgd":
-        return torch.optim.SGD(groups, momentum=optim.momentum, weight_decay=optim.weight_decay)
+        return torch.optim.SGD(groups, momentum=optim.momentum)
     kind = torch.optim.Adam if optim.name == "adam" else torch.optim.AdamW
-    return kind(groups, betas=optim.betas, weight_decay=optim.weight_decay)
+    return kind(groups, betas=optim.betas)
 
 
 def make_optimizers(objective: Objective, optim: Optim) -> list[tuple[torch.optim.Optimizer, Optim]]:
-    "Make the recipe's optimiser (backbone, head at `head_mult`, terms at `lr_mult`), then those of terms with their own."
-    head = objective.model.head_parameters()
+    "Make the recipe's optimiser (the model's groups, terms at `lr_mult`), then those of terms with their own."
     terms = objective.terms.values()
-    known = {id(p) for p in head}
     groups = [
-        (1.0, [p for p in objective.model.parameters() if id(p) not in known]),
-        (optim.head_mult, head),
-        *((t.lr_mult, t.parameters()) for t in terms if t.optim is None),
+        *objective.model.parameter_groups(optim.head_mult),
+        *(ParameterGroup(t.lr_mult, list(t.parameters())) for t in terms if t.optim is None),
     ]
     made = [(make_optimizer(groups, optim), optim)]
     for term in terms:
         if term.optim is not None:
-            own = make_optimizer([(1.0, term.parameters())], term.optim)
+            own = make_optimizer([ParameterGroup(1.0, list(term.parameters()))], term.optim)
             made += [(own, term.optim)] if own is not None else []
     return made

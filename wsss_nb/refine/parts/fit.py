@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ...core import UserError, atomic_path, derive_seed
 from ...data.base import collate
 from ...models.backbones import Backbone
+from ...models.cam import ParameterGroup
 from ..state import Context
 from ...run.recipe import Count, Length, NonNegative, Optim, Positive, Share
 from ...run.store import Run
@@ -101,7 +102,8 @@ def fit(
 # %% ../../../nbs/refine/parts/04_fit.ipynb #2d74302c
 def _train(net, drawn, loss, folder, schedule, seed, device, groups, workers, desc) -> None:
     "Take the steps from the checkpoint's to the last."
-    optimizer = make_optimizer([(m, ps) for ps, m in groups or [(net.parameters(), 1.0)]], schedule.optim())
+    groups = [ParameterGroup(m, list(ps)) for ps, m in groups or [(net.parameters(), 1.0)]]
+    optimizer = make_optimizer(groups, schedule.optim())
     n = len(drawn.ids)
     total = schedule.total(n)
     checkpoint = folder / "checkpoint.safetensors"

@@ -1,0 +1,109 @@
+"The second stage across modules: labels of three sources, changed labels, a partial folder, the command and its resuming."
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from wsss_nb.cams import cam_path, load_cam
+from wsss_nb.cli import app
+from wsss_nb.core import UserError
+from wsss_nb.data.catalog import open_data
+from wsss_nb.data.files import write_map
+from wsss_nb.pipeline.experiment import run_recipe
+from wsss_nb.run.presets import SMALL_NETWORK, make_recipe
+from wsss_nb.run.recipe import identity
+from wsss_nb.run.store import RunStore
+
+DATA = "cooccur?n=12&size=64"
+SHORT = SMALL_NETWORK | {"training.steps": 3, "training.batch_size": 2, "augment.crop": 48}
+
+
+def network(labels, **more):
+    "Return the recipe of a short training on pixel labels."
+    return make_recipe("deeplab_v2", DATA, "smoke", overrides=SHORT | {"model.labels": labels} | more)
+
+
+@pytest.fixture
+def masks(tmp_path, monkeypatch):
+    "A folder with the true masks of the training images."
+    monkeypatch.setenv("WSSS_NB_CACHE", str(tmp_path / "cache"))
+    data = open_data(DATA)
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for id in data.ids("train"):
+        write_map(folder / f"{id}.png", data.load(id, ["mask"])["mask"])
+    return folder
+
+
+def test_labels_count_and_their_place_does_not(tmp_path, masks):
+    store = tmp_path / "runs"
+    first = run_recipe(network(f"folder:{masks}"), store, workers=0)
+    moved = shutil.copytree(masks, tmp_path / "moved")
+    assert run_recipe(network(f"folder:{moved}"), store, workers=0).key == first.key
+    truth = run_recipe(network("truth"), store, workers=0)
+    assert truth.key != first.key  # another source, though the labels agree
+    assert truth.result["metrics"]["miou"] == first.result["metrics"]["miou"]
+    one = sorted(moved.glob("*.png"))[0]
+    write_map(one, open_data(DATA).load(one.stem, ["mask"])["mask"] * 0)
+    assert run_recipe(network(f"folder:{moved}"), store, workers=0).key != first.key
+    training = first.result["training"]
+    assert (training["images"], training["initial"]) == (12, "random")
+    cached = load_cam(cam_path(first.path, "val", open_data(DATA).ids("val")[0]))
+    total = cached.full().sum(0) + cached.rest(0)
+    assert (total > 0.9).all() and (total < 1.01).all()  # probabilities, less those of unlikely classes
+
+
+def test_half_a_folder_is_trained_on_only_when_told(tmp_path, masks):
+    for file in sorted(masks.glob("*.png"))[6:]:
+        file.unlink()
+    with pytest.raises(UserError, match="6 of 12 images of train have no pixel labels"):
+        run_recipe(network(f"folder:{masks}"), tmp_path / "runs", workers=0)
+    assert not list((tmp_path / "runs").glob("*/recipe.json"))
+    run = run_recipe(network(f"folder:{masks}", **{"model.partial": True}), tmp_path / "runs", workers=0)
+    assert run.result["training"]["images"] == 6
+
+
+def test_masks_that_are_not_made_yet_come_with_the_command(tmp_path):
+    cam = make_recipe("cam", DATA, "smoke", overrides=SHORT)
+    run = run_recipe(cam, tmp_path / "runs", workers=0)
+    with pytest.raises(UserError, match=f"wsss_nb refine pamr --run {run.key} --split train"):
+        run_recipe(network(f"run:{run.key}/pamr"), tmp_path / "runs", workers=0)
+
+
+def test_the_place_of_labels_is_no_part_of_the_identity():
+    a, b = network("folder:a"), network("folder:b", **{"model.partial": True})
+    assert identity(a) == identity(b)
+    assert identity(network("truth", **{"model.digest": "x"})) != identity(a)
+
+
+def test_the_command_makes_every_stage_once(tmp_path):
+    sets = [
+        w for k, v in SHORT.items() for option in ("--set", "--segment-set") for w in (option, f"{k}={v}")
+    ]
+    words = ["pipeline", "--method", "cam", "--chain", "pamr", "--data", DATA, "--preset", "smoke", *sets]
+    words += [
+        "--runs",
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "figures"),
+        "--smooth",
+        "crf?preset=deeplab",
+    ]
+    first = CliRunner().invoke(app, words)
+    assert first.exit_code == 0, first.output
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+    assert len(list(RunStore(tmp_path / "runs"))) == 2
+    for stage in ("seeds of cam", "masks: pamr", "deeplab_v2", "+ crf?preset=deeplab"):
+        assert stage in first.output
+    assert list((tmp_path / "figures").glob("pipeline-*.png"))
+    # the network's result is lost, as after a kill: it alone is made again
+    (network_run,) = [r for r in RunStore(tmp_path / "runs") if r.recipe.model.segments]
+    kept = json.loads((network_run.path / "result.json").read_text())["metrics"]
+    (network_run.path / "result.json").unlink()
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 0, again.output
+    assert json.loads((network_run.path / "result.json").read_text())["metrics"] == kept
+    changed = {p for p, t in times.items() if p.exists() and p.stat().st_mtime_ns != t}
+    assert changed == {network_run.path / "result.json"}
