@@ -32,14 +32,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """Let several workers (pytest -n) share the tests: the files, whose tests share fixtures, each to one worker, the longest
-    first; then the notebooks, one by one."""
+    "Put the longest files first and the notebooks last: two workers that take test after test then end together."
     longest = ["test_ablate", "test_browser", "test_training", "test_companions", "test_explore"]
     order = {name: i for i, name in enumerate([*longest, None, "test_notebooks"])}
     items.sort(key=lambda item: order.get(item.path.stem, len(longest)))
-    for item in items:
-        if item.path.stem != "test_notebooks":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")
