@@ -18,6 +18,8 @@ from wsss_nb.ablate.plan import Job, grid, missing, plan
 from wsss_nb.ablate.runner import cluster, follow, run_jobs, tasks
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.folder import write_folder
+from wsss_nb.pipeline.experiment import run_recipe
+from wsss_nb.run.presets import SMALL_NETWORK
 from wsss_nb.run.store import RunStore
 
 TINY = dict(
@@ -69,6 +71,14 @@ def finished(store):
     return {p.parent.name: p.stat().st_mtime_ns for p in Path(store).glob("*/result.json")}
 
 
+def undisturbed(jobs, store):
+    "Execute jobs in this process, without runner, workers and kernels; return their results."
+    data = open_data(jobs[0].data)
+    for planned in plan(jobs, RunStore(store)):
+        run_recipe(planned.recipe, store, "cpu", 0, data)
+    return results(store)
+
+
 def leftovers(store, patience=30):
     "Find processes that still work on a store; a kernel whose parent was killed needs some seconds to end."
     end = time.monotonic() + patience
@@ -95,8 +105,8 @@ def test_killed_at_random_moments(tmp_path, request):
     kills = 20 if request.config.getoption("--long") else 3
     rng = random.Random(0)
     jobs = grid(["cam"], seeds=2, **TINY) + grid(["cam+fbr"], seeds=3 if kills > 3 else 1, **TINY)
-    assert start(jobs, tmp_path / "calm").wait(600) == 0
-    found = {json.loads(metrics)["miou"] for metrics in results(tmp_path / "calm").values()}
+    calm = undisturbed(jobs, tmp_path / "calm")
+    found = {json.loads(metrics)["miou"] for metrics in calm.values()}
     assert len(found) == len(jobs)  # equal numbers below say something: every method and seed has its own
     store = tmp_path / "killed"
     seen = {}
@@ -123,7 +133,7 @@ def test_killed_at_random_moments(tmp_path, request):
     runner.kill()
     runner.wait()
     assert start(jobs, store).wait(600) == 0
-    assert results(store) == results(tmp_path / "calm") and len(results(store)) == len(jobs)
+    assert results(store) == calm and len(calm) == len(jobs)
     for run in RunStore(store):
         steps = [row["step"] for row in run.log()]
         assert steps == sorted(set(steps)), f"{run.key}: a step was logged twice"
@@ -133,7 +143,7 @@ def test_killed_at_random_moments(tmp_path, request):
 
 def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
     "Ctrl-C reaches all processes: runs write a checkpoint, no process is left, and the same call resumes."
-    long = TINY | {"overrides": TINY["overrides"] | {"training.steps": 150}}
+    long = TINY | {"overrides": TINY["overrides"] | SMALL_NETWORK | {"training.steps": 150}}
     runner = start([Job(method="cam", seed=0, **long)], tmp_path / "runs", 1)
     log = None
     while not (log and log.stat().st_size):  # a checkpoint needs a first step
@@ -220,6 +230,5 @@ def test_workers_that_do_not_see_the_store(tmp_path):
             p.wait(20)
     assert [o.status for o in outcomes.values()] == ["done", "done"]
     assert list(tmp_path.glob("node*/runs/*/model.safetensors"))
-    run_jobs(jobs, tmp_path / "here", 2, device="cpu", progress=False)
-    assert results(tmp_path / "runs") == results(tmp_path / "here")
+    assert results(tmp_path / "runs") == undisturbed(jobs, tmp_path / "here")
     assert not list((tmp_path / "runs").glob("*/model.safetensors"))
