@@ -9,18 +9,17 @@ __all__ = ['Source', 'parse_source', 'mask_fault', 'read_digest', 'folder_digest
 import copy
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from ..core import UserError, cores, list_offenders, read_json, write_json
+from ..core import UserError, cores, read_json, write_json
 from ..data.base import IGNORE, WsssData
 from ..data.files import index
-from ..data.maps import add_maps, alias
-from .judge import read_labels
+from ..data.maps import add_maps, alias, cache_root
+from .judge import read_labels, refuse
 from .load import data_of
 from .masks import Refined
 from ..refine.chain import chain_name, chain_text, parse_chain
@@ -73,9 +72,8 @@ def read_digest(files: dict[str, Path], data: WsssData) -> str:  # id -> PNG
         except UserError as e:
             return "", e.what.rstrip(".")
         fault = mask_fault(mask, data.size(id), len(data.classes))
-        return hashlib.blake2b(
-            mask.tobytes(), digest_size=8
-        ).hexdigest(), fault and f"{files[id].name} {fault}"
+        digest = hashlib.blake2b(mask.tobytes(), digest_size=8).hexdigest()
+        return digest, fault and f"{files[id].name} {fault}"
 
     total = hashlib.blake2b(digest_size=8)
     faults = []
@@ -85,10 +83,7 @@ def read_digest(files: dict[str, Path], data: WsssData) -> str:  # id -> PNG
             faults += [fault] if fault else []
             bar.update()
     if faults:
-        raise UserError(
-            f"{len(faults)} fault{'s' * (len(faults) > 1)} in {len(files)} masks: {list_offenders(faults)}.",
-            "Every mask needs its image's size, and labels of the class list (255 is ignored).",
-        )
+        refuse(faults, len(files))
     return total.hexdigest()
 
 
@@ -97,8 +92,7 @@ def folder_digest(files: dict[str, Path], data: WsssData) -> str:
     state = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files.values()]
     about = json.dumps([data.fingerprint(), sorted(files), state])
     seen = hashlib.blake2b(about.encode(), digest_size=8).hexdigest()
-    root = Path(os.environ.get("WSSS_NB_CACHE") or "~/.cache/wsss_nb").expanduser()
-    note = root / "labels" / f"{seen}.json"
+    note = cache_root() / "labels" / f"{seen}.json"
     if not note.exists():
         write_json(note, dict(digest=read_digest(files, data)))
     return read_json(note)["digest"]
