@@ -58,7 +58,7 @@ Method = Annotated[
         "without the term: cam+fbr:off."
     ),
 ]
-Data = Annotated[str, typer.Option(help="Data set: cooccur, 'cooccur?p=0.7&n=400', folder:PATH or voc:PATH.")]
+Data = Annotated[str, typer.Option(help="Data set: cooccur, 'cooccur?p=0.7&n=800', folder:PATH or voc:PATH.")]
 Preset = Annotated[
     str, typer.Option(help="Backbone, crop and length of the training: paper, small, quick, demo or smoke.")
 ]

@@ -10,11 +10,11 @@ from ..core import UserError
 from .base import WsssData
 
 # %% ../../nbs/data/09_catalog.ipynb #c9f602ab
-FORMS = "Use cooccur, cooccur?p=0.7&n=400, folder:PATH or voc:PATH."
+FORMS = "Use cooccur, cooccur?p=0.7&n=800, folder:PATH or voc:PATH."
 
 
 def open_data(
-    name: str,  # `cooccur`, `cooccur?p=0.7&n=400`, `folder:PATH` or `voc:PATH`
+    name: str,  # `cooccur`, `cooccur?p=0.7&n=800`, `folder:PATH` or `voc:PATH`
     skip_bad: bool = False,  # leave out bad images (recorded in `skipped`) instead of raising
 ) -> WsssData:
     "Open a data set by its name; one `UserError` names all its faults."

@@ -22,7 +22,7 @@ from .scenery.scenes import CLASSES, OWN, STUFF, Scene, cast, plan
 DRAWING = 1  # version of the drawing, part of the fingerprint: raise it when any image changes
 # name -> type, default, lowest, highest, meaning
 OPTIONS = dict(
-    n=(int, 800, 4, 100_000, "training images (val has a quarter, test half)"),
+    n=(int, 400, 4, 100_000, "training images (val has a quarter, test half)"),
     size=(int, 320, 32, 1024, "side in pixels"),
     p=(float, 0.9, 0, 1, "probability that an object stands in its own context"),
     q=(float, 0.15, 0, 0.95, "share of images that show only contexts"),
@@ -31,12 +31,12 @@ OPTIONS = dict(
 
 
 def parse(name: str) -> dict:
-    "Parse and check the options in a name such as `cooccur?p=0.7&n=400`."
+    "Parse and check the options in a name such as `cooccur?p=0.7&n=800`."
     base, _, query = name.partition("?")
     ranges = ", ".join(f"{k} ({lo} to {hi})" for k, (_, _, lo, hi, _) in OPTIONS.items())
     allowed = f"Options: {ranges}."
     if base != "cooccur":
-        raise UserError(f"{name!r} is not a name of the cooccur benchmark.", "Use cooccur?p=0.9&n=800.")
+        raise UserError(f"{name!r} is not a name of the cooccur benchmark.", "Use cooccur?p=0.9&n=400.")
     values = {k: o[1] for k, o in OPTIONS.items()}
     for part in filter(None, query.split("&")):
         key, eq, text = part.partition("=")

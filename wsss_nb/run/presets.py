@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},  # the recipe's defaults, changed by each method's `paper`
     "small": lite0(1000, 400, 320, dict(long_side=640, scales=(1.0, 0.5))),
     "quick": lite0(300, 120, 224, dict(long_side=640, scales=(1.0,), flip=False, limit=120)),
-    "demo": lite0(140, 60, 224, dict(long_side=480, scales=(1.0,), flip=False, limit=100)),
+    "demo": lite0(120, 50, 224, dict(long_side=480, scales=(1.0,), flip=False, limit=80)),
     "smoke": dict(
         model=dict(backbone="tf_efficientnet_lite0", frozen_stages=7),  # all but the last stage
         augment=dict(long_side=(96, 128), crop=96),
