@@ -22,7 +22,7 @@ ChainArg = Annotated[
     ),
 ]
 SplitOf = Annotated[
-    str | None, typer.Option("--split", help="Split; default: that of the run's evaluated seeds.")
+    str | None, typer.Option("--split", help="Split; default: the one that the run is evaluated on.")
 ]
 AtOnce = Annotated[
     int | None,
@@ -67,7 +67,7 @@ def refine(
     found, opened = open_run(run, runs, data)
     from wsss_nb.pipeline.masks import refine_run
 
-    split = split or found.recipe.splits.seeds
+    split = split or found.recipe.judged
     typer.echo(describe_masks(refine_run(found, steps, opened, split, device, workers, limit), split))
 
 # %% ../../nbs/commands/06_refine.ipynb #730fbfe1
@@ -115,7 +115,7 @@ def masks(
     run, opened = open_run(key, runs, data)
     from wsss_nb.pipeline.masks import refine_run, save_masks
 
-    split = split or run.recipe.splits.seeds
+    split = split or run.recipe.judged
     done = refine_run(run, steps, opened, split, device, workers)
     folder = save_masks(done, opened, split, out or Path("masks") / run.key / done.path.name)
     left = len(opened.ids(split)) - done.result(split)["images"]
