@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from wsss_nb.cams import cam_path, load_cam
@@ -81,6 +82,30 @@ def test_predictions_are_evaluated(trained, tmp_path):
     ):
         wrong = call("eval", run.key, "--runs", store, *words)
         assert wrong.exit_code == 2 and what in wrong.stderr and wrong.stderr.count("\n") == 1, wrong.output
+
+
+def test_predictions_are_written(trained, tmp_path):
+    store, run, _ = trained
+    ids = open_data(DATA).ids("val")
+    plain = call("masks", run.key, "--runs", store, "--out", tmp_path / "plain")
+    assert plain.exit_code == 0, plain.output
+    assert sorted(p.stem for p in (tmp_path / "plain" / "SegmentationClass").iterdir()) == sorted(ids)
+    words = (
+        "--chain",
+        "crf?preset=deeplab",
+        "--server",
+        "auto",
+        "--out",
+        tmp_path / "server",
+        "--runs",
+        store,
+    )
+    done = call("masks", run.key, *words)
+    assert done.exit_code == 0 and "comp5: initial weights random, labels truth" in done.stdout, done.output
+    files = sorted((tmp_path / "server/results/VOC2012/Segmentation/comp5_val_cls").iterdir())
+    assert [f.stem for f in files] == sorted(ids)
+    with Image.open(files[0]) as image:
+        assert image.mode == "P" and image.size == (64, 64)
 
 
 def test_labels_count_and_their_place_does_not(tmp_path, masks):
