@@ -23,7 +23,14 @@ from ..data.transforms import train_transform
 from .chain import run_threshold
 from .crf import CrfStep
 from .parts.fit import FitSchedule, fit, run_trunk
-from .parts.irn_labels import Crops, ir_labels, paper_power, trainable_ids, write_labels
+from wsss_nb.refine.parts.irn_labels import (
+    Crops,
+    check_learns,
+    ir_labels,
+    paper_power,
+    trainable_ids,
+    write_labels,
+)
 from .parts.irn_network import STRIDE, Irn, enlarge, irn_loss
 from .parts.walk import boundary_affinity, random_walk, walk_steps
 from .state import Context, Seed, StepConfig
@@ -92,10 +99,7 @@ class IrnStep(StepConfig, kind="irn"):
 
     def chosen(self, context: Context) -> "IrnStep":
         "Replace every None by the preset's value, a missing power by the one that fits the run's threshold (1 after other steps)."
-        if context.run is None:
-            raise UserError(
-                "IRN learns from the CAMs of a run.", "Refine a run's seeds, not a folder of masks."
-            )
+        check_learns(context)
         default = PRESETS.get(context.run.recipe.preset, PRESETS["paper"])
         values = {k: v for k, v in default.items() if getattr(self, k) is None}
         if self.schedule:  # fields that were not set stay the preset's
