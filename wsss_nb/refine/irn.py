@@ -18,7 +18,7 @@ from numpy import ndarray
 from pydantic import Field
 from torch import Tensor
 
-from ..core import UserError, derive_seed
+from ..core import derive_seed
 from ..data.transforms import train_transform
 from .chain import run_threshold
 from .crf import CrfStep
@@ -135,7 +135,7 @@ def train_irn(step: IrnStep, context: Context) -> tuple[Irn, dict[str, Any]]:  #
         write_labels(context, ids, folder / "labels", make)
     edges = list(net.head.edges.parameters()) + list(net.head.edge.parameters())
     moves = [p for k in ("moves", "merges", "move") for p in getattr(net.head, k).parameters()]
-    transform = train_transform(recipe.augment.crop, recipe.augment.long_side)
+    transform = train_transform(recipe.augment.crop, recipe.augment.long_side, scale=recipe.augment.scale)
     crops = Crops(context.data, folder / "labels", transform, STRIDE)
     loss = partial(irn_loss, stages=net.stages, radius=step.radius, pull=step.pull)
     groups = [(edges, 1.0), (moves, step.schedule.head_mult)]
