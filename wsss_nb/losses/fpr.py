@@ -39,7 +39,7 @@ class FPRConfig(TermConfig, kind="fpr"):
     presets = dict(
         small=dict(values=dict(temperature=None)),
         quick=dict(values=dict(temperature=None, lambda_rc=0.36, lambda_pr=4.5e-4)),
-        demo=dict(values=dict(temperature=None, lambda_rc=0.36, lambda_pr=4.5e-4)),
+        demo=dict(values=dict(temperature=None, lambda_rc=0.36, lambda_pr=7e-3)),
         smoke=dict(values=dict(temperature=None, prototypes=3)),
     )
     lambda_rc: NonNegative = 0.12  # weight of the region-level contrast, λ1 in Eq. 9
