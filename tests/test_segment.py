@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ from wsss_nb.cli import app
 from wsss_nb.core import UserError
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.files import write_map
+from wsss_nb.paper.registry import ENTRIES, lookup
 from wsss_nb.pipeline.experiment import run_recipe
 from wsss_nb.run.presets import SMALL_NETWORK, make_recipe
 from wsss_nb.run.recipe import identity
@@ -107,3 +109,32 @@ def test_the_command_makes_every_stage_once(tmp_path):
     assert json.loads((network_run.path / "result.json").read_text())["metrics"] == kept
     changed = {p for p, t in times.items() if p.exists() and p.stat().st_mtime_ns != t}
     assert changed == {network_run.path / "result.json"}
+
+
+def test_a_table_runs_networks_and_their_seeds_once(tmp_path, monkeypatch):
+    "Two rows: a network on refined seeds, and the ceiling, which needs no seeds. The second call does nothing."
+    entry = lookup("segment.compare")
+    rows = tuple(r for r in entry.rows if r.label in ("PAMR", "ground truth"))
+    monkeypatch.setitem(ENTRIES, entry.id, replace(entry, rows=rows, reference="PAMR"))
+    runs = tmp_path / "runs"
+    words = ["--data", DATA, "--preset", "smoke", "--runs", str(runs), "--out", str(tmp_path / "out")]
+    fields = SHORT | {f"segment.{k}": v for k, v in SHORT.items()}
+    words += [w for k, v in fields.items() for w in ("--set", f"{k}={v}")]
+
+    def call(kind, *more):
+        done = CliRunner().invoke(app, [kind, entry.id, *words, *more])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert "Missing: 2 of 2 runs" in call("table")
+    shown = call("table", "--run", "--device", "cpu")
+    assert "Missing" not in shown and "from random" in shown
+    cells = {line.split("  ")[0]: line.split() for line in shown.splitlines()}
+    assert "–" not in cells["PAMR"] and cells["ground truth"].count("–") == 3  # no masks of a run
+    methods = sorted(r.recipe.method for r in RunStore(runs))
+    assert methods == ["cam", "deeplab_v2", "deeplab_v2"]
+    assert len(list(runs.glob("*/pipeline.ipynb"))) == len(list(runs.glob("*/train.ipynb"))) == 1
+    times = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}
+    assert call("table", "--run", "--refine") == shown
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == times
+    assert "segment.compare.png" in call("figure")
