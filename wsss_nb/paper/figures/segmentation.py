@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import cycle
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -83,7 +84,9 @@ def draw_segmentations(runs: Mapping[str, Sequence[Run]], data: WsssData, most: 
             iou = percent("IoU", scores[name].iou[id, c])
             row.append((label_map(s["image"], prediction(run, id)), iou))
         grid.append(row)
-    keys = "; ".join(f"{name}: {run.recipe.method}, run {run.key}" for name, run in shown.items())
+    keys = "; ".join(
+        f"{k}: {r.recipe.method} on {r.recipe.model.labels}, run {r.key}" for k, r in shown.items()
+    )
     note = f"{rule} IoU of that class in the image. The networks know no tags. {keys}; preset {run.recipe.preset}."
     title = f"Predictions of segmentation networks ({about(list(shown.values()))})"
     return picture_grid(grid, ["input", "truth", *shown], title, note, *shape_of(grid))
@@ -146,6 +149,8 @@ def panel(ax: Axes, m: Measurement, x: str, xlabel: str) -> None:
             continue
         at, wide, _ = spread([*m.values(row, f"refined::{x}").values()])
         colour, marker = next(styles)
+        if np.isnan(at + miou):  # masks without any foreground have no precision
+            continue
         whiskers = dict(xerr=wide, yerr=std) if n > 1 else {}
         ax.errorbar(at, miou, fmt=marker, color=colour, elinewidth=1, capsize=2, **whiskers)
         points.append((at, miou, row.label, colour))
@@ -165,8 +170,10 @@ def draw_compare(m: Measurement) -> Figure:
     first = m.planned[m.entry.rows[0].name][0].job.recipe()
     note = (
         f"Seeds: {first.method}. Masks judged on {first.splits.seeds}, with the images' tags; {recipe.model.kind} on {recipe.splits.val}, without. "
-        f"Initial weights: {recipe.model.initial_weights()}. Whiskers: standard deviation over seeds."
+        f"Initial weights: {recipe.model.initial_weights()}."
     )
+    if len(m.seeds) > 1:
+        note += " Whiskers: standard deviation over seeds."
     fig, axes = empty_grid([2.6], 2, 3.4, title, (0.2, 0.2), note)
     panel(axes[0, 0], m, "miou", "mIoU of the masks (%)")
     panel(axes[0, 1], m, "precision", "precision of the masks (%)")
