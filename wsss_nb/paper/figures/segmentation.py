@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from ...cams import cam_path, chosen_ids, load_cam
 from ...core import UserError
-from ...data.base import IGNORE, WsssData
+from ...data.base import WsssData
 from ...draw.grids import MARKERS, RUN_COLOURS, empty_grid, picture_grid, styled
 from ...draw.pixels import as_rgb, label_map
 from ...metrics.confusion import Confusion, predict_mask
@@ -169,8 +169,8 @@ def draw_compare(m: Measurement) -> Figure:
     )
     first = m.planned[m.entry.rows[0].name][0].job.recipe()
     note = (
-        f"Seeds: {first.method}. Masks judged on {first.splits.seeds}, with the images' tags; {recipe.model.kind} on {recipe.splits.val}, without. "
-        f"Initial weights: {recipe.model.initial_weights()}."
+        f"Seeds: {first.method}. Masks judged on {first.splits.seeds}, with the images' tags; {recipe.model.kind} on "
+        f"{recipe.splits.val}, without. Initial weights: {recipe.model.initial_weights()}."
     )
     if len(m.seeds) > 1:
         note += " Whiskers: standard deviation over seeds."

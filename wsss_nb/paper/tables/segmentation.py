@@ -35,10 +35,9 @@ NETWORKS = {
 TRUNKS = {VGG16: {"segment.model.backbone": "vgg16_deeplab"}}  # others are the network's default
 FULL = "fully supervised"
 NOTE = (
-    "Val: the network's own prediction, with scales and flips under preset `paper`, without CRF. Test: printed only, its ground truth is not "
-    "public. Mask: what the network learns from, judged where the seeds are. 'Fully supervised' is not in the paper: the network trained on the "
-    "ground truth. The paper names its backbone; the presets in steps train a small one, and rows that differ in the backbone alone differ "
-    "there in the kind of DeepLab alone. "
+    "Val: the network's own prediction, with scales and flips under preset `paper`, without CRF. Test: printed only, its ground truth "
+    "is not public. Mask: what the network learns from, judged where the seeds are. 'Fully supervised' is not in the paper: "
+    "the same network trained on the ground truth. The printed backbone is used under preset `paper`; the presets in steps train a small one. "
 )
 
 
@@ -209,8 +208,8 @@ FPR_T2 = Table(
 # %% ../../../nbs/paper/tables/07_segmentation.ipynb #61e74791
 SSC_CONTROL = "baseline, trained as SSC"
 BECO = (
-    "SSC's printed second stage is BECO's co-training of two networks, with ImageNet's weights, output stride 16 and 80 epochs of batches of 16; ours "
-    "is plain DeepLab-v2 in its own schedule. Masks by IRN. "
+    "SSC's printed second stage is BECO's co-training of two networks, with ImageNet's weights, output stride 16 and 80 epochs of batches "
+    "of 16; ours is plain DeepLab-v2 in its own schedule. Masks by IRN. "
 )
 
 
@@ -326,7 +325,7 @@ COMPARE = Table(
     ),
     reference="none",
     drawn="wsss_nb.paper.figures.segmentation.draw_compare",
-    note="The network's mIoU is that of its own predictions on val, which knows no tags; the masks are judged where the seeds are. All rows but "
-    "the last share one run of seeds. CRF: the settings of the named papers.",
+    note="The network's mIoU is that of its own predictions on val, which knows no tags; the masks are judged where the seeds are. "
+    "All rows but the last share one run of seeds. CRF: the settings of the named papers.",
 )
 register(FBR_T3, FBR_T4, FPR_T2, SSC_T3, SSC_T4, COMPARE)
