@@ -37,7 +37,8 @@ FULL = "fully supervised"
 NOTE = (
     "Val: the network's own prediction, with scales and flips under preset `paper`, without CRF. Test: printed only, its ground truth "
     "is not public. Mask: what the network learns from, judged where the seeds are. 'Fully supervised' is not in the paper: "
-    "the same network trained on the ground truth. The printed backbone is used under preset `paper`; the presets in steps train a small one. "
+    "the same network trained on the ground truth. The printed backbone is used under preset `paper`; the presets in steps train a "
+    "small one. "
 )
 
 
