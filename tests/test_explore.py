@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import io
 import os
+import re
 import shutil
 import time
 
@@ -25,13 +26,14 @@ from wsss_nb.core import UserError
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.folder import write_folder
 from wsss_nb.explore.cams.app import CamExplorer
-from wsss_nb.explore.cams.state import export_figure, panels
+from wsss_nb.explore.cams.state import MASK_NOTE, export_figure, panels
 from wsss_nb.explore.map.app import FeatureMap
 from wsss_nb.explore.map.points import twins
 from wsss_nb.explore.nroi.app import NroiExplorer
 from wsss_nb.explore.source import Source
 from wsss_nb.pipeline.experiment import run_recipe
-from wsss_nb.run.presets import make_recipe
+from wsss_nb.refine.chain import CRF
+from wsss_nb.run.presets import SMALL_NETWORK, make_recipe
 
 DATA = "cooccur?n=24&size=64"
 OTHER_DATA = "cooccur?n=24&size=48"
@@ -154,6 +156,48 @@ def test_choices_by_controls(explorer):
     assert not state.contour and (explorer.canvas.views[0].rgb != before).any()
     controls.split.value = "val"
     assert state.split == "val" and state.image in explorer.source.ids("val")
+
+
+def test_a_network_is_one_more_panel(store):
+    "Its mask has class colours and IoUs, also of classes beyond the tags; the threshold moves the CAM alone."
+    cam = Source.open(store, data=DATA, device="cpu").runs
+    cam = next(r for label, r in cam.items() if label.startswith("cam,"))
+    changes = SMALL_NETWORK | SHORT | {"model.labels": "truth"}
+    run = run_recipe(make_recipe("deeplab_v1", DATA, "smoke", overrides=changes), store, "cpu", 0)
+    data = open_data(DATA)
+    id = next(i for i in data.ids("train") if len(data.tags[i]) == 1)
+    mask = data.load(id, ["mask"])["mask"].numpy()
+    tag, other = data.tags[id][0], (data.tags[id][0] + 1) % len(data.classes)
+    found = np.stack([(mask == 0) * 0.9, (mask == tag + 1) * 0.9, np.zeros(mask.shape)])
+    found[2, :8] = 0.95
+    first, second = sorted((tag, other))
+    order = [1, 2] if first == tag else [2, 1]
+    peaks = np.zeros(len(data.classes))
+    peaks[[tag, other]] = 0.9, 0.95
+    cached = CachedCam(np.array([first, second]), found[order], mask.shape, peaks, peaks, found[0])
+    save_cam(cam_path(run.path, "train", id), cached)
+    shown = CamExplorer([run.key, cam.key], store, device="cpu", split="train", image=id)
+    label, views, controls = next(iter(shown.source.runs)), shown.canvas.views, shown.controls
+    assert controls.threshold.value == shown.source.threshold(list(shown.source.runs)[1])
+    assert "no threshold" in views[1].title.value and MASK_NOTE in views[1].facts.value
+    assert f"{label}: {MASK_NOTE}" in shown.canvas.legend.value
+    assert {data.classes[tag], data.classes[other]} <= set(re.findall(r"</i>([^<]+)<", views[1].facts.value))
+    sent = Sent(shown)
+    controls.threshold.value = 0.11
+    assert sent.look() == [2] and said(shown) == ""
+    for layer in shown.state.layers():
+        controls.layer.value = layer
+        assert said(shown) == ""
+    panel = panels(shown.source, shown.state)[1]
+    assert panel.ious[other] == 0 and 0.5 < panel.ious[tag] <= 1
+    shown.state.pixel = (20, 30)
+    shown.state.refine = CRF  # with a step that sets the run's threshold
+    assert said(shown) == "" and "IoU" in views[4].facts.value
+    shown.state.refine = ""
+    shown.state.runs = (label,)
+    assert controls.threshold.disabled and said(shown) == ""
+    shown.close()
+    shutil.rmtree(run.path)
 
 
 def test_a_wrong_choice_is_one_line(explorer):

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from wsss_nb.cams import cam_path, load_cam
@@ -37,6 +38,76 @@ def masks(tmp_path, monkeypatch):
     for id in data.ids("train"):
         write_map(folder / f"{id}.png", data.load(id, ["mask"])["mask"])
     return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    "A store with a network trained on the ground truth, and with a CAM."
+    store = tmp_path_factory.mktemp("runs")
+    cam = make_recipe("cam", DATA, "smoke", overrides=SHORT)
+    return store, *(run_recipe(recipe, store, workers=0) for recipe in (network("truth"), cam))
+
+
+def call(*words):
+    "Call `wsss_nb`; it must not raise."
+    done = CliRunner().invoke(app, [*map(str, words)])
+    assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+    return done
+
+
+def test_predictions_are_evaluated(trained, tmp_path):
+    store, run, cam = trained
+    more = ("--trimap", "--boundary", "--sizes", "--out", tmp_path / "scores.csv")
+    done = call("eval", run.key, "--runs", store, *more)
+    assert done.exit_code == 0, done.output
+    metrics = run.result["metrics"]
+    for words in (
+        f"deeplab_v2, run {run.key}, val, 3 images: miou {100 * metrics['miou']:.1f}",
+        "IoU by size of the object",
+        "trimap mIoU",
+        "boundary F",
+    ):
+        assert words in done.stdout, done.stdout
+    assert "threshold" not in done.stdout and "leak" not in done.stdout
+    columns = (tmp_path / "scores.csv").read_text().splitlines()[0].split(",")
+    assert {"precision", "recall", "size_iou < 5 %", "trimap_iou 2", "boundary_f 2"} <= set(columns)
+    both = call("eval", run.key, cam.key, "--split", "train", "--runs", store)
+    assert both.exit_code == 0 and run.key in both.stdout and cam.key in both.stdout, both.output
+    same = call("eval", run.key, "--against", run.key, "--runs", store)
+    assert "no threshold (segmentation network)" in same.stdout and "val, 3 images" in same.stdout
+    other = call("eval", run.key, "--against", cam.key, "--split", "val", "--runs", store)
+    assert other.exit_code == 0 and "threshold 0" in other.stdout, other.output
+    for words, what in (
+        (("--threshold", 0.3), "without a threshold"),
+        (("--instances",), "IRN finds instances in CAMs"),
+        (("--against", cam.key), f"{cam.key} on 8 of train, {run.key} on 3 of val"),
+    ):
+        wrong = call("eval", run.key, "--runs", store, *words)
+        assert wrong.exit_code == 2 and what in wrong.stderr and wrong.stderr.count("\n") == 1, wrong.output
+
+
+def test_predictions_are_written(trained, tmp_path):
+    store, run, _ = trained
+    ids = open_data(DATA).ids("val")
+    plain = call("masks", run.key, "--runs", store, "--out", tmp_path / "plain")
+    assert plain.exit_code == 0, plain.output
+    assert sorted(p.stem for p in (tmp_path / "plain" / "SegmentationClass").iterdir()) == sorted(ids)
+    words = (
+        "--chain",
+        "crf?preset=deeplab",
+        "--server",
+        "auto",
+        "--out",
+        tmp_path / "server",
+        "--runs",
+        store,
+    )
+    done = call("masks", run.key, *words)
+    assert done.exit_code == 0 and "comp5: initial weights random, labels truth" in done.stdout, done.output
+    files = sorted((tmp_path / "server/results/VOC2012/Segmentation/comp5_val_cls").iterdir())
+    assert [f.stem for f in files] == sorted(ids)
+    with Image.open(files[0]) as image:
+        assert image.mode == "P" and image.size == (64, 64)
 
 
 def test_labels_count_and_their_place_does_not(tmp_path, masks):

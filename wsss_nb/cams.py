@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'infer_cams', 'infer_probabilities', 'likely', 'CachedCam', 'save_cam', 'load_cam', 'present_cam',
-           'background_score', 'chosen_ids', 'cam_path', 'half_precision', 'write_cams']
+           'kept_prediction', 'background_score', 'chosen_ids', 'cam_path', 'half_precision', 'write_cams']
 
 # %% ../nbs/02_cams.ipynb #3d3d333e
 from concurrent.futures import ThreadPoolExecutor
@@ -140,6 +140,17 @@ def present_cam(
     cam = scores[classes]
     return classes, cam / (cam.amax((-2, -1), keepdim=True) + eps)
 
+# %% ../nbs/02_cams.ipynb #0e61deef
+def kept_prediction(
+    probabilities: Tensor,  # of background and classes, of one image, [1 + C, h, w]
+    size: tuple[int, int],  # of the image, (H, W)
+) -> CachedCam:  # its logits are the classes' highest probabilities
+    "Keep a segmentation network's probabilities of the background and of the classes that are likely somewhere."
+    classes = likely(probabilities)
+    peaks = probabilities[1:].amax((-2, -1)).cpu().numpy()
+    kept = probabilities[torch.cat([classes.new_zeros(1), classes + 1])].half().cpu().numpy()
+    return CachedCam(classes.cpu().numpy(), kept[1:], size, peaks, peaks, kept[0])
+
 # %% ../nbs/02_cams.ipynb #cdb53b65
 def background_score(
     cam: Tensor,  # normalised CAMs of the present classes, [P, H, W]
@@ -221,11 +232,7 @@ def _write(folder: Path, split: str, batch: dict, scores: Tensor, logits: Tensor
 
 
 def _write_predictions(folder: Path, split: str, batch: dict, probabilities: Tensor) -> None:
-    "Write the probabilities of one batch: of the background, and of the classes that are likely somewhere."
+    "Write the predictions of one batch."
     size = tuple(batch["image"].shape[-2:])
-    peaks = probabilities[:, 1:].amax((-2, -1)).cpu().numpy()
-    for i, id in enumerate(batch["ids"]):
-        classes = likely(probabilities[i])
-        kept = probabilities[i][torch.cat([classes.new_zeros(1), classes + 1])].half().cpu().numpy()
-        cached = CachedCam(classes.cpu().numpy(), kept[1:], size, peaks[i], peaks[i], kept[0])
-        save_cam(cam_path(folder, split, id), cached)
+    for id, each in zip(batch["ids"], probabilities):
+        save_cam(cam_path(folder, split, id), kept_prediction(each, size))

@@ -6,6 +6,8 @@
 __all__ = ['app']
 
 # %% ../nbs/01_cli.ipynb #1a9e4ca4
+import os
+
 import typer
 
 from .commands.app import explorer
@@ -19,6 +21,8 @@ from .commands.tables import ablate, figure, figures, list_entries, table
 from .commands.train import cams, demo, train
 
 # %% ../nbs/01_cli.ipynb #01a41dfd
+# Threads that wait for work sleep, so that runs side by side have the cores; read when torch is first imported
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 app = typer.Typer(
     name="wsss_nb",
     cls=Commands,

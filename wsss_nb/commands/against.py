@@ -58,9 +58,10 @@ def print_difference(
     for side, runs in sides.items():
         for run in runs:
             metrics = run.result["metrics"]
-            typer.echo(
-                f"{side}: {run_line(run)}, threshold {metrics['threshold']:.2f} from {metrics['threshold_from']}"
-            )
+            how = "no threshold (segmentation network)"
+            if "threshold" in metrics:
+                how = f"threshold {metrics['threshold']:.2f} from {metrics['threshold_from']}"
+            typer.echo(f"{side}: {run_line(run)}, {how}")
     typer.echo(
         f"{where}, {len(ids)} images; low and high: 95 % interval over images for these runs, not over seeds"
     )

@@ -13,11 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
+import numpy as np
 import pandas as pd
 import torch
 from numpy import ndarray
 
-from ..cams import CachedCam, cam_path, half_precision, infer_cams, load_cam, present_cam
+from wsss_nb.cams import (
+    CachedCam,
+    cam_path,
+    half_precision,
+    infer_cams,
+    infer_probabilities,
+    kept_prediction,
+    load_cam,
+    present_cam,
+)
 from ..core import atomic_path
 from ..data.base import WsssData
 from ..metrics.confusion import Confusion, nan_mean, predict_mask
@@ -29,12 +39,29 @@ from ..run.store import Run
 # %% ../../nbs/explore/05_scores.ipynb #361d561b
 @dataclass(frozen=True)
 class Cams:
-    "CAMs of one run for one image, at the size of the image."
+    "CAMs, or a segmentation network's probabilities, of one run for one image, at the size of the image."
 
     classes: ndarray  # classes with a CAM, 0-based, int64 [P]
     cam: ndarray  # in [0, 1], float32 [P, H, W]
     logits: ndarray  # image-level logits of every class, [C]
     threshold: float  # of the run's seeds
+    background: ndarray | None = None  # its probability, of a segmentation network, float32 [H, W]
+
+    @property
+    def probabilities(self) -> ndarray:  # [C]
+        "Probability of every class: the classifier's, or the highest of a segmentation network at a pixel."
+        return 1 / (1 + np.exp(-self.logits)) if self.background is None else self.logits
+
+    def predicted(self) -> ndarray:  # bool [C]
+        "Return the classes that are more likely than not, and the most likely one."
+        least = 0 if self.background is None else 0.5
+        return (self.logits > least) | (self.logits == self.logits.max())
+
+    def rest(self, threshold: float) -> ndarray:  # float32 [H, W]
+        "Return the background's score: its probability where the run predicts one, else the threshold."
+        if self.background is not None:
+            return self.background
+        return np.full(self.cam.shape[1:], threshold, np.float32)
 
 
 def infer_image(
@@ -44,7 +71,11 @@ def infer_image(
     inference: Inference = Inference(),
     device: torch.device = torch.device("cpu"),
 ) -> CachedCam:
-    "Infer the CAM of one image as `write_cams` does for a split."
+    "Infer the CAM or prediction of one image as `write_cams` does for a split."
+    if model.segments:
+        with half_precision(device):
+            found = infer_probabilities(model, image[None].to(device), inference)[0]
+        return kept_prediction(found, tuple(image.shape[-2:]))
     known = None if labels is None else labels[None].to(device)
     with half_precision(device):
         scores, logits = (x[0] for x in infer_cams(model, image[None].to(device), inference, known))
@@ -111,11 +142,12 @@ class Scores:
     def of(self, id: str) -> float:
         "Score one image; NaN without a readable CAM or without classes."
         cached = read_cam(cam_path(self.run.path, self.split, id))
-        if cached is None or not len(cached.classes):
+        network = cached is not None and cached.background is not None
+        if cached is None or not (network or len(cached.classes)):
             return math.nan
-        seed = predict_mask(cached.classes, cached.full(), self.threshold)
+        seed = predict_mask(cached.classes, cached.full(), cached.rest(self.threshold))
         counts = Confusion(len(self.data.classes)).update(self.data.load(id, ("mask",))["mask"], seed, id)
-        return nan_mean(counts.iou()[cached.classes + 1])
+        return nan_mean(counts.iou()[1:] if network else counts.iou()[cached.classes + 1])
 
     def complete(self, progress: Callable[[int, int], None] | None = None) -> pd.DataFrame:
         "Score the remaining images. If `progress(done, total)` raises, the finished scores are still saved."

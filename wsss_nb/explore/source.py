@@ -160,10 +160,14 @@ class Source(Images):
         return sorted(scored, key=lambda i: sign * iou[i]) + [i for i in ids if i not in found]
 
     def threshold(self, label: str) -> float:
-        "Return the seed threshold of a run: that of its evaluation, else the recipe's fixed one."
+        "Return the seed threshold of a run: that of its evaluation, else the recipe's fixed one; 0 for a network."
         if label not in self._thresholds:  # kept: it is in a file, and sliders read it often
             self._thresholds[label] = run_threshold(self.run(label))[0]
         return self._thresholds[label]
+
+    def segments(self, label: str) -> bool:
+        "Return whether a run is a segmentation network, whose prediction needs no threshold."
+        return self.recipes[label].model.segments
 
     def model(self, label: str) -> CamModel:
         "Return the model of a run, loaded once, in evaluation mode."
@@ -194,7 +198,9 @@ class Source(Images):
             cached = (read_cam(file) if known else None) or self._infer(
                 label, split, id, file if known else None
             )
-            return Cams(cached.classes, frozen(cached.full().numpy()), cached.logits, self.threshold(label))
+            rest = None if cached.background is None else frozen(cached.rest(0).numpy())
+            cam = frozen(cached.full().numpy())
+            return Cams(cached.classes, cam, cached.logits, self.threshold(label), rest)
 
         return self._cams.get((label, split, id), make)
 

@@ -78,7 +78,9 @@ class FprScene:
 # %% ../../nbs/losses/07_fpr.ipynb #d6e9a064
 def pass_size(recipe: Recipe) -> int | None:
     "Give the long side of the images in the pass that computes the prototypes, pixels; None: their own size."
-    return None if recipe.inference.long_side is None else sum(recipe.augment.long_side) // 2
+    if recipe.inference.long_side is None or recipe.augment.scale is not None:
+        return None
+    return sum(recipe.augment.long_side) // 2
 
 # %% ../../nbs/losses/07_fpr.ipynb #7ddeb1db
 class FPR(Term):

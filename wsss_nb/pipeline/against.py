@@ -22,7 +22,9 @@ from ..run.store import Run
 
 # %% ../../nbs/pipeline/12_against.ipynb #aa63fdec
 def threshold_of(run: Run) -> float:
-    "Return the threshold of a run's seeds; a run that was not evaluated is a `UserError`."
+    "Return the threshold of a run's seeds, 0 for a segmentation network; a run that was not evaluated is a `UserError`."
+    if run.recipe.model.segments:
+        return 0.0
     metrics = run.result["metrics"]
     if "threshold" not in metrics:
         raise UserError(

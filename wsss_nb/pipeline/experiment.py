@@ -93,11 +93,6 @@ class Experiment:
         complete_labels(labels, recipe.splits.train, model.partial)
         return replace(recipe, {"model.digest": labels.digest}), labels
 
-    @property
-    def judged(self) -> str:
-        "The split whose images are inferred and evaluated: that of the seeds; for a segmentation network, val."
-        return self.recipe.splits.val if self.labels else self.recipe.splits.seeds
-
     def place(self) -> Run:
         "Return the place of this experiment in the store, which depends on the images that are left out."
         return self.store.at(self.recipe, self.data.fingerprint())
@@ -199,7 +194,7 @@ class Experiment:
         self.began = time.perf_counter()
         if self.model is None:
             self.model = load_model(self.run, len(self.data.classes))
-        splits = [self.judged]
+        splits = [self.recipe.judged]
         if self.measured and self.recipe.evaluation.threshold == "val":
             splits.append(self.recipe.splits.val)
         for split in dict.fromkeys(splits):
@@ -219,7 +214,7 @@ class Experiment:
         if self.measured:
             judge = evaluate_predictions if self.labels else evaluate
             return judge(self.recipe, self.data, self.run.path)
-        return dict(split=self.judged, grid=grid_of(self.recipe, self.data))
+        return dict(split=self.recipe.judged, grid=grid_of(self.recipe, self.data))
 
     def finish(self, metrics: dict) -> None:
         "Write the result, and remove the checkpoint and what killed processes left behind."

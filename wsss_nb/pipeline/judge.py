@@ -21,14 +21,15 @@ from ..data.files import Faults, index, read_lines, read_map
 from ..metrics.boundary import BoundaryF, Trimap
 from ..metrics.confusion import IGNORE, Confusion
 from ..metrics.counts import Counts
+from ..metrics.sizes import BySize
 from ..refine.parts.pool import image_pool
 
 # %% ../../nbs/pipeline/00_judge.ipynb #834e82b5
 @dataclass
 class MaskScores(Counts):
-    "Counts over images: confusion, trimap, boundary F. Metrics are shares in [0, 1]."
+    "Counts over images: confusion, trimap, boundary F, sizes of objects. Metrics are shares in [0, 1]."
 
-    added = ("confusion", "trimap", "boundary", "images")
+    added = ("confusion", "trimap", "boundary", "sizes", "images")
     agree = ("classes",)
     disagreement = "Scores of different classes cannot be added."
 
@@ -36,6 +37,7 @@ class MaskScores(Counts):
     confusion: Confusion
     trimap: Trimap | None = None
     boundary: BoundaryF | None = None
+    sizes: BySize | None = None
     images: int = 0
 
     @classmethod
@@ -44,6 +46,7 @@ class MaskScores(Counts):
         classes: Sequence[str],  # without background
         widths: Sequence[int] = (),  # of the trimap, px
         tolerances: Sequence[float] = (),  # of the boundary F, px or (below 1) shares of the diagonal
+        limits: Sequence[float] = (),  # between the sizes of objects, shares of the image
     ) -> "MaskScores":
         "Return counts of zero images."
         n = len(classes)
@@ -52,32 +55,37 @@ class MaskScores(Counts):
             Confusion(n),
             Trimap(n, widths) if len(widths) else None,
             BoundaryF(n, tolerances) if len(tolerances) else None,
+            BySize(n, limits) if len(limits) else None,
         )
 
     def update(self, truth: ndarray, pred: ndarray, id: str = "") -> "MaskScores":
         "Count one image."
-        for part in (self.confusion, self.trimap, self.boundary):
+        for part in (self.confusion, self.trimap, self.boundary, self.sizes):
             if part is not None:
                 part.update(truth, pred, id)
         self.images += 1
         return self
 
     def summary(self) -> dict[str, float]:
-        "Return mIoU, pixel accuracy, foreground means; trimap mIoU and mean boundary F by width."
+        "Return mIoU, pixel accuracy, foreground means; trimap mIoU and boundary F by width, mIoU by size."
         out = self.confusion.summary()
         if (t := self.trimap) is not None:
             out |= {f"trimap_miou {w:g}": x for w, x in zip(t.widths, t.miou().tolist())}
         if (b := self.boundary) is not None:
             out |= {f"boundary_f {w:g}": x for w, x in zip(b.widths, b.mean_f().tolist())}
+        if (s := self.sizes) is not None:
+            out |= {f"size_miou {name}": x for name, x in zip(s.names, s.miou().tolist())}
         return out
 
     def table(self) -> pd.DataFrame:
-        "Return IoU, precision, recall, FDR, pixels, and IoU and F by width; a row per class, background first (no F)."
+        "Return IoU, precision, recall, FDR, pixels, IoU and F by width, IoU by size; a row per class, background first."
         more = {}
         if (t := self.trimap) is not None:
             more |= {f"trimap_iou {w:g}": x for w, x in zip(t.widths, t.iou())}
         if (b := self.boundary) is not None:
             more |= {f"boundary_f {w:g}": [np.nan, *x] for w, x in zip(b.widths, b.f().T)}
+        if (s := self.sizes) is not None:
+            more |= {f"size_iou {name}": [np.nan, *x] for name, x in zip(s.names, s.iou())}
         return self.confusion.table(self.classes).assign(**more)
 
     def frame(self) -> pd.DataFrame:
@@ -105,6 +113,7 @@ def score_masks(
     classes: Sequence[str],
     widths: Sequence[int] = (),  # of the trimap, px
     tolerances: Sequence[float] = (),  # of the boundary F, px or (below 1) shares of the diagonal
+    limits: Sequence[float] = (),  # between the sizes of objects, shares of the image
     workers: int | None = None,  # threads; None: one for each core
     title: str = "masks",  # of the progress bar
     faults: Sequence[str] = (),  # faults found before, reported in the same error
@@ -113,7 +122,7 @@ def score_masks(
     groups = [ids[i : i + 16] for i in range(0, len(ids), 16)]
 
     def judge(group: Sequence[str]) -> tuple[MaskScores, list[str]]:
-        part = MaskScores.start(classes, widths, tolerances)
+        part = MaskScores.start(classes, widths, tolerances, limits)
         wrong = []
         for id in group:
             try:
@@ -122,7 +131,7 @@ def score_masks(
                 wrong.append(e.what)
         return part, wrong
 
-    total = MaskScores.start(classes, widths, tolerances)
+    total = MaskScores.start(classes, widths, tolerances, limits)
     faults = list(faults)
     with image_pool(workers or cores(), len(ids), title, torch_threads=1) as (pool, bar):
         for group, (part, wrong) in zip(groups, pool.map(judge, groups)):
@@ -213,6 +222,7 @@ def score_folders(
     ids: Sequence[str] | None = None,  # images to score; None: all
     widths: Sequence[int] = (),  # this and the rest: see `score_masks`
     tolerances: Sequence[float] = (),
+    limits: Sequence[float] = (),
     workers: int | None = None,
 ) -> MaskScores:
     "Score a folder of masks; missing masks, wrong sizes and labels outside the classes are listed in one error."
@@ -228,6 +238,7 @@ def score_folders(
         classes,
         widths,
         tolerances,
+        limits,
         workers,
         faults=missing,
     )

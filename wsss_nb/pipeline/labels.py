@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -90,14 +91,20 @@ def read_digest(files: dict[str, Path], data: WsssData) -> str:  # id -> PNG
 
 
 def folder_digest(files: dict[str, Path], data: WsssData) -> str:
-    "Return the digest of the labels of some images; read the files only if one has changed since the last time."
+    """Return the digest of the labels of some images; read the files only if one has changed since the last time.
+
+    That takes a note in the cache; where the cache cannot be written, the files are read every time."""
     state = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files.values()]
     about = json.dumps([data.fingerprint(), sorted(files), state])
     seen = hashlib.blake2b(about.encode(), digest_size=8).hexdigest()
     note = cache_root() / "labels" / f"{seen}.json"
-    if not note.exists():
-        write_json(note, dict(digest=read_digest(files, data)))
-    return read_json(note)["digest"]
+    with suppress(OSError):
+        if note.exists():
+            return read_json(note)["digest"]
+    digest = read_digest(files, data)
+    with suppress(OSError):
+        write_json(note, dict(digest=digest))
+    return digest
 
 # %% ../../nbs/pipeline/13_labels.ipynb #5ea03f9c
 @dataclass(frozen=True)

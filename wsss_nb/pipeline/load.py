@@ -55,9 +55,12 @@ def _load(run: Run, num_classes: int, part: str, device: str | torch.device):
 
 # %% ../../nbs/pipeline/04_load.ipynb #c652cc2b
 def seed_loader(
-    run: Run, data: WsssData, split: str, threshold: float
+    run: Run,
+    data: WsssData,
+    split: str,
+    threshold: float = 0.0,  # of the seeds; the prediction of a segmentation network needs none
 ) -> Callable[[str], tuple[ndarray, ndarray]]:
-    "Return a function id -> (true mask, seed) for `score_masks`."
+    "Return a function id -> (true mask, seed or prediction) for `score_masks`."
 
     def load(id: str) -> tuple[ndarray, ndarray]:
         c = load_cam(cam_path(run.path, split, id))

@@ -75,7 +75,7 @@ def refined(run: Run, chain: str | Sequence[StepConfig]) -> Refined:
 
 def masks_of(run: Run, chain: str) -> dict[str, Any]:
     "Return the metrics of a run's masks after a chain, and the seconds per image; {} if masks are missing."
-    result = refined(run, chain).result(run.recipe.splits.seeds)
+    result = refined(run, chain).result(run.recipe.judged)
     if not result or result["images"] != result["of"]:
         return {}
     return result["metrics"] | dict(seconds=result["seconds"]["image"])
@@ -166,7 +166,7 @@ def refine_run(
     run: Run,
     chain: str | Sequence[StepConfig],  # '': no step, the seeds at the run's threshold
     data: WsssData | None = None,  # None: open it by the recipe's name
-    split: str | None = None,  # None: the split of the evaluated seeds
+    split: str | None = None,  # None: the split that the run is evaluated on
     device: str = "auto",
     workers: int | None = None,  # parallel images; None: depends on the device
     limit: int | None = None,  # number of images, evenly spaced; None: all that the run evaluates
@@ -175,7 +175,7 @@ def refine_run(
     out = refined(run, chain)
     target = pick_device(device)
     data = data_of(run, data)
-    split = split or run.recipe.splits.seeds
+    split = split or run.recipe.judged
     workers = workers or default_threads(target)
     ids = evenly(chosen_ids(data, split, run.recipe.inference.limit), limit)
     if finished(out, split, ids):

@@ -95,6 +95,11 @@ class BackgroundStep(StepConfig, kind="background"):
         name, value = ("score", self.score) if self.power is None else ("power", self.power)
         if context.run is None and value == "run":
             raise UserError(f"background?{name}=run needs a run.", "Give a number: background?score=0.4.")
+        if value == "run" and context.run.recipe.model.segments:
+            raise UserError(
+                f"{context.run.key} is a segmentation network: it predicts the background, without a threshold.",
+                f"Leave background?{name}=run out of the chain, or give a number.",
+            )
         if value == "val":
             chosen = best_background(context)
             return Background(chosen["score"], about=dict(chosen=chosen))

@@ -102,10 +102,14 @@ def chain_name(steps: Sequence[StepConfig]) -> str:
 
 # %% ../../nbs/refine/01_chain.ipynb #822cbf31
 def run_threshold(run: Run) -> tuple[float, str]:
-    "Return the background score of a run's seeds and its source: the evaluation, or (without ground truth) the recipe."
+    """Return the background score of a run's seeds and its source: the evaluation, or (without ground truth) the recipe.
+
+    It is 0 from 'none' for a segmentation network, which predicts the background."""
     metrics = run.result["metrics"]
     if "threshold" in metrics:
         return metrics["threshold"], metrics["threshold_from"]
+    if run.recipe.model.segments:
+        return 0.0, "none"
     return run.recipe.evaluation.fixed, "fixed"
 
 

@@ -18,12 +18,19 @@ from numpy import ndarray
 from pydantic import Field
 from torch import Tensor
 
-from ..core import UserError, derive_seed
+from ..core import derive_seed
 from ..data.transforms import train_transform
 from .chain import run_threshold
 from .crf import CrfStep
 from .parts.fit import FitSchedule, fit, run_trunk
-from .parts.irn_labels import Crops, ir_labels, paper_power, trainable_ids, write_labels
+from wsss_nb.refine.parts.irn_labels import (
+    Crops,
+    check_learns,
+    ir_labels,
+    paper_power,
+    trainable_ids,
+    write_labels,
+)
 from .parts.irn_network import STRIDE, Irn, enlarge, irn_loss
 from .parts.walk import boundary_affinity, random_walk, walk_steps
 from .state import Context, Seed, StepConfig
@@ -92,10 +99,7 @@ class IrnStep(StepConfig, kind="irn"):
 
     def chosen(self, context: Context) -> "IrnStep":
         "Replace every None by the preset's value, a missing power by the one that fits the run's threshold (1 after other steps)."
-        if context.run is None:
-            raise UserError(
-                "IRN learns from the CAMs of a run.", "Refine a run's seeds, not a folder of masks."
-            )
+        check_learns(context)
         default = PRESETS.get(context.run.recipe.preset, PRESETS["paper"])
         values = {k: v for k, v in default.items() if getattr(self, k) is None}
         if self.schedule:  # fields that were not set stay the preset's
@@ -131,7 +135,7 @@ def train_irn(step: IrnStep, context: Context) -> tuple[Irn, dict[str, Any]]:  #
         write_labels(context, ids, folder / "labels", make)
     edges = list(net.head.edges.parameters()) + list(net.head.edge.parameters())
     moves = [p for k in ("moves", "merges", "move") for p in getattr(net.head, k).parameters()]
-    transform = train_transform(recipe.augment.crop, recipe.augment.long_side)
+    transform = train_transform(recipe.augment.crop, recipe.augment.long_side, scale=recipe.augment.scale)
     crops = Crops(context.data, folder / "labels", transform, STRIDE)
     loss = partial(irn_loss, stages=net.stages, radius=step.radius, pull=step.pull)
     groups = [(edges, 1.0), (moves, step.schedule.head_mult)]

@@ -198,6 +198,11 @@ class PsaStep(StepConfig, kind="psa"):
         threshold = run_threshold(context.run)[0] if full.calibrate else None
         return PsaWalk(net, full, context.device, about, threshold)
 
+    def own_scale(self, recipe: Recipe) -> tuple[float, float] | None:
+        "Return the recipe's range of scale factors, unless step or preset give a long side."
+        preset = PRESETS.get(recipe.preset, PRESETS["paper"])
+        return recipe.augment.scale if (self.long_side or preset.get("long_side")) is None else None
+
     def chosen(self, recipe: Recipe) -> "PsaStep":
         "Replace every None by the preset's value or the recipe's."
         a = recipe.augment
@@ -236,7 +241,9 @@ def train_psa(step: PsaStep, context: Context) -> tuple[AffinityNet, dict[str, A
             return psa_labels(seed, crf, full.low, full.high)
 
         write_labels(context, ids, folder / "labels", make, "PSA")
-    transform = train_transform(full.crop, full.long_side, jitter=full.jitter)
+    transform = train_transform(
+        full.crop, full.long_side, jitter=full.jitter, scale=step.own_scale(run.recipe)
+    )
     crops = Crops(context.data, folder / "labels", transform, STRIDE)
     loss = partial(psa_loss, radius=full.radius, inner=full.inner)
     groups = net.groups(full.schedule.head_mult)

@@ -173,6 +173,11 @@ class Recipe(Part):
     seed: Annotated[int, Field(ge=0)] = 0
     start: Start | None = None  # schedule of the start run, for methods that train on or learn from a run
 
+    @property
+    def judged(self) -> str:
+        "Split whose images are inferred and evaluated: that of the seeds; of a segmentation network val."
+        return self.splits.val if self.model.segments else self.splits.seeds
+
     def starts(self) -> list[Start]:
         "List the schedules of the start run, of the run that this one starts from, and so on."
         found, at = [], self.start

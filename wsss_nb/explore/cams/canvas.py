@@ -12,12 +12,11 @@ from collections.abc import Callable, Hashable
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 from ipywidgets import HTML, GridBox, VBox
 from numpy import ndarray
 
 from .overlays import layer_legend, pixel_facts, truth_names
-from .state import ExplorerState, Panel, input_panel, run_panels
+from .state import MASK_NOTE, ExplorerState, Panel, input_panel, run_panels
 from .waits import Piece, look_of, pieces
 from ..source import Source
 from ..widgets.captions import input_facts, legend_html, run_facts
@@ -59,9 +58,8 @@ def facts_shown(
 ) -> str:  # HTML
     "Write the table below a run's picture."
     cams = source.cams(label, look.split, look.image)
-    shown = [c for c in look.classes if c in cams.classes]
-    probabilities = 1 / (1 + np.exp(-cams.logits))
-    return run_facts(source.data.classes, shown, panel.ious, probabilities, panel.about, facts)
+    shown = panel.ious or [c for c in look.classes if c in cams.classes]
+    return run_facts(source.data.classes, list(shown), panel.ious, cams.probabilities, panel.about, facts)
 
 # %% ../../../nbs/explore/cams/05_canvas.ipynb #d5d9377d
 WIDEST = 640  # width of a picture, CSS pixels
@@ -123,11 +121,12 @@ class Canvas(VBox):
                 view.show(*shown[k], pixel)
             elif k not in shown and k % columns > 0:
                 view.wait(True, look.runs[k % columns - 1], refinement if k > columns else "")
+        masks = [f"{k}: {MASK_NOTE}" for k in look.runs if source.segments(k)]
         self.legend.value = legend_html(
             look.layer,
             truth=look.contour and "mask" in source.truth(look.image),
             refined=bool(look.refine),
-            legend=layer_legend(source, look.runs, look.layer),
+            legend="; ".join(filter(None, [layer_legend(source, look.runs, look.layer), *masks])),
         )
         if todo := [p for p in missing if p.key not in self.left]:
             self._make(todo)
@@ -152,8 +151,9 @@ class Canvas(VBox):
         if pixel and (label, "pixel") not in waits:
             facts = pixel_facts(source, label, look.split, look.image, *pixel, look.classes)
         threshold = source.threshold(label) if look.threshold is None else look.threshold
+        note = "no threshold" if source.segments(label) else f"at {threshold:.2f}"
         table = facts_shown(source, look, label, seeds, facts)
-        shown = {k: (label, f"at {threshold:.2f}", seeds.rgb, table)}
+        shown = {k: (label, note, seeds.rgb, table)}
         if masks:
             table = facts_shown(source, look, label, masks[0])
             shown[below] = (label, self.refinement, masks[0].rgb, table)

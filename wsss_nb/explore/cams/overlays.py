@@ -67,8 +67,7 @@ def present(source: Source, label: str, split: str, id: str, shown: Sequence[int
     "Return the classes that a term takes as present: the tags, else the classes shown, else the predicted ones."
     if classes := source.tags(id) or sorted(int(c) for c in shown):
         return tuple(classes)
-    logits = source.cams(label, split, id).logits
-    return tuple(np.flatnonzero((logits > 0) | (logits == logits.max())).tolist())
+    return tuple(np.flatnonzero(source.cams(label, split, id).predicted()).tolist())
 
 
 @torch.no_grad()
@@ -164,8 +163,13 @@ def refinements(source: Source, label: str) -> list[tuple[str, str]]:  # (title,
     return rows + [(f"{LEARNED.get(chain, chain)} (saved)", chain) for chain in saved.values() if chain]
 
 
-def at_threshold(steps: Sequence[StepConfig], threshold: float) -> tuple[StepConfig, ...]:
+def at_threshold(
+    steps: Sequence[StepConfig],
+    threshold: float | None,  # None: of a segmentation network, without such steps
+) -> tuple[StepConfig, ...]:
     "Replace the run's threshold by another in the background steps that use it."
+    if threshold is None:
+        return tuple(s for s in steps if not (isinstance(s, BackgroundStep) and "run" in (s.power, s.score)))
 
     def one(step: StepConfig) -> StepConfig:
         if not isinstance(step, BackgroundStep):
@@ -210,10 +214,13 @@ def refined_mask(
     chain: str,  # for instance pamr,crf?preset=irn
     threshold: float | None = None,  # of the seeds; None: the run's own
 ) -> ndarray:  # 0 background, class + 1, for all classes with a CAM; uint8 [H, W]
-    "Refine an image's seed with a chain. IRN ignores the threshold: it has its own background score."
+    """Refine an image's seed with a chain. IRN ignores the threshold: it has its own background score.
+
+    A segmentation network has no threshold; steps that set it are left out."""
     own = source.threshold(label)
     steps = parse_chain(chain)
-    t = own if threshold is None else float(threshold)
+    network = source.segments(label)
+    t = own if threshold is None or network else float(threshold)
 
     def make() -> ndarray:
         saved = refined(source.run(label), steps)
@@ -221,9 +228,10 @@ def refined_mask(
             return saved.mask(split, id)
         with memory(source).busy:
             cams = source.cams(label, split, id)
-            rest = np.full((1, *cams.cam.shape[1:]), t, np.float32)
-            seed = Seed(source.image(id).copy(), cams.classes, np.concatenate([rest, cams.cam]), id)
-            return built_chain(source, label, split, at_threshold(steps, t), t)(seed).mask()
+            scores = np.concatenate([cams.rest(t)[None], cams.cam])
+            seed = Seed(source.image(id).copy(), cams.classes, scores, id)
+            own_steps = at_threshold(steps, None if network else t)
+            return built_chain(source, label, split, own_steps, t)(seed).mask()
 
     return memory(source).masks.get((label, split, id, chain, round(t, 6)), make)
 
@@ -239,7 +247,8 @@ def pixel_facts(
 ) -> dict[str, Any]:
     """Collect the facts about a pixel in one run.
 
-    `cam`: class -> normalised CAM, as cached. `raw`: class -> score before the ReLU, of every class. `cell`: (row, column)
+    `cam`: class -> normalised CAM, as cached. `raw`: class -> score before the ReLU, of every class. Of a segmentation
+    network both are probabilities. `cell`: (row, column)
     on the CAM's grid. `truth` and `stuff`: see `truth_names`. `terms`: (heading, text) of each line from the terms."""
     cams = source.cams(label, split, id)
     image = inspected(source, label, split, id, shown)

@@ -48,7 +48,8 @@ def run_pieces(source: Source, look: SimpleNamespace, label: str) -> Iterator[Pi
         return Piece(label, kind, (kind, label, *place, *key), f"{title} of {label}", make)
 
     if not source.cam_file(label, *place).is_file():
-        yield piece("CAM", "CAM", lambda: source.cams(label, *place))
+        what = "prediction" if source.segments(label) else "CAM"
+        yield piece("CAM", what, lambda: source.cams(label, *place))
     if layer_kind(source, label, look.layer):
         plain = SimpleNamespace(**vars(look) | dict(refine="", pixel=None))
         yield piece("layer", look.layer, lambda: run_panels(source, plain, label), look.layer, look.classes)

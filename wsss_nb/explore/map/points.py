@@ -55,10 +55,13 @@ def evaluated_scores(
             bare += 1
             continue
         cached = load_cam(file)
+        cam = cached.full()
+        if cached.background is not None:  # of a segmentation network: the background wins at no threshold
+            cam = cam * (cam > cached.rest(0))
         y = f.table.y.to_numpy()[rows]
         x = f.table.x.to_numpy()[rows]
         scores[rows] = 0
-        scores[rows[:, None], cached.classes] = cached.full().numpy()[:, y, x].T
+        scores[rows[:, None], cached.classes] = cam.numpy()[:, y, x].T
     return scores, bare
 
 
