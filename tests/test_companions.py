@@ -9,6 +9,8 @@ import pytest
 from notebooks import NBS
 from PIL import Image
 
+from wsss_nb.run.presets import SMALL_NETWORK
+
 TINY = dict(data="cooccur?n=24&size=64", preset="smoke", device="cpu")
 
 
@@ -62,6 +64,20 @@ def test_train_then_nroi(tmp_path):
     assert len(pictures) >= 4  # two cluster maps, the bank's patches, the curves
     assert "the bank holds" in printed(nb)
     assert "training a short one" not in printed(nb)  # it found the run of the other notebook
+
+
+def test_pipeline_makes_every_stage_once(tmp_path):
+    "The second execution, with a CRF on the predictions, finds seeds, masks and network in the store."
+    short = json.dumps(SMALL_NETWORK | {"training.steps": 2, "augment.crop": 48})
+    small = dict(data="cooccur?n=12&size=64", method="cam", chain="pamr", workers=0)
+    small |= dict(overrides=short, segment_overrides=short)
+    nb = execute("pipeline", tmp_path, **small)
+    assert count(nb, "image/png") == count(nb, "image/jpeg") == 1  # curves; images
+    assert "initial weights: **random**" in str(outputs(nb))
+    results = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.json")}
+    nb = execute("pipeline", tmp_path, **small, smooth="crf?preset=deeplab")
+    assert "+ crf?preset=deeplab" in str(outputs(nb))
+    assert {p: p.stat().st_mtime_ns for p in results} == results
 
 
 def test_a_recipe_error_in_a_notebook_is_one_clear_line(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from wsss_nb.cli import app
 from wsss_nb.core import UserError
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.files import write_map
+from wsss_nb.paper.registry import ENTRIES, lookup
 from wsss_nb.pipeline.experiment import run_recipe
 from wsss_nb.run.presets import SMALL_NETWORK, make_recipe
 from wsss_nb.run.recipe import identity
@@ -178,3 +180,34 @@ def test_the_command_makes_every_stage_once(tmp_path):
     assert json.loads((network_run.path / "result.json").read_text())["metrics"] == kept
     changed = {p for p, t in times.items() if p.exists() and p.stat().st_mtime_ns != t}
     assert changed == {network_run.path / "result.json"}
+
+
+def test_a_table_runs_networks_and_their_seeds_once(tmp_path, monkeypatch):
+    "A network on refined seeds, and the ceiling, whose run is found. The second call does nothing."
+    entry = lookup("segment.compare")
+    rows = tuple(r for r in entry.rows if r.label in ("PAMR", "ground truth"))
+    monkeypatch.setitem(ENTRIES, entry.id, replace(entry, rows=rows, reference="PAMR"))
+    runs = tmp_path / "runs"
+    words = ["--data", DATA, "--preset", "smoke", "--runs", str(runs), "--out", str(tmp_path / "out")]
+    fields = SHORT | {f"segment.{k}": v for k, v in SHORT.items()}
+    words += [w for k, v in fields.items() for w in ("--set", f"{k}={v}")]
+
+    def call(kind, *more):
+        done = CliRunner().invoke(app, [kind, entry.id, *words, *more])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    run_recipe(network("truth"), runs, "cpu", 0)
+    assert "Missing: 1 of 2 runs" in call("table")
+    shown = call("table", "--run", "--device", "cpu")
+    assert "Missing" not in shown and "from random" in shown
+    cells = {line.split("  ")[0]: line.split() for line in shown.splitlines()}
+    assert "–" not in cells["PAMR"][1:3]  # mIoU of the network and of its masks
+    assert cells["ground truth"].count("–") == 3  # no masks of a run
+    methods = sorted(r.recipe.method for r in RunStore(runs))
+    assert methods == ["cam", "deeplab_v2", "deeplab_v2"]
+    assert len(list(runs.glob("*/pipeline.ipynb"))) == 1
+    times = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}
+    assert call("table", "--run", "--refine") == shown
+    assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == times
+    assert "segment.compare.png" in call("figure")

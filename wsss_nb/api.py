@@ -21,6 +21,7 @@ DOOR = {  # name -> module
     # runs
     "make_recipe": "run.presets",
     "run_recipe": "pipeline.experiment",
+    "run_stages": "pipeline.stages",
     "RunStore": "run.store",
     "RunPair": "pipeline.pair",
     # pictures of runs

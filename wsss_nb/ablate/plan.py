@@ -7,6 +7,7 @@ __all__ = ['Job', 'grid', 'with_controls', 'Planned', 'plan', 'missing', 'expect
 
 # %% ../../nbs/ablate/00_plan.ipynb #3921ee2d
 import itertools
+import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,24 +18,47 @@ from pydantic import Field
 from ..core import UserError, read_json
 from ..data.base import WsssData
 from ..data.catalog import open_data
+from ..pipeline.labels import find_labels
+from ..pipeline.stages import network_recipe, seeds_recipe
 from ..run.plugin import Part
 from ..run.presets import control_of, make_recipe, parts_of
-from ..run.recipe import Recipe
+from ..run.recipe import Recipe, replace
 from ..run.store import Run, RunStore
 
 # %% ../../nbs/ablate/00_plan.ipynb #f3e2e3d5
 class Job(Part):
-    "Parameters of the notebook `train` that determine the results of a run."
+    "Parameters of the notebook `train`, or of `pipeline`, that determine the results of a run."
 
     method: str = "cam"
     data: str = "cooccur"
     preset: str = "small"
     seed: Annotated[int, Field(ge=0)] = 0
     overrides: dict[str, Any] = {}  # recipe fields by dotted name
+    segment: str = ""  # segmentation network that learns from the masks of the method's seeds; '': none
+    chain: str = ""  # refinement of those seeds
+    segment_overrides: dict[str, Any] = {}  # fields of the network's recipe
+
+    @property
+    def notebook(self) -> str:
+        "Name of the notebook that executes the job."
+        return "pipeline" if self.segment else "train"
+
+    def parameters(self) -> dict[str, Any]:
+        "Return the parameters of the notebook."
+        own = self.model_dump()
+        if not self.segment:
+            own = {k: v for k, v in own.items() if k not in ("segment", "chain", "segment_overrides")}
+        return {k: json.dumps(v) if isinstance(v, dict) else v for k, v in own.items()}
 
     def recipe(self) -> Recipe:
-        "Make the recipe of the job; a `UserError` names a wrong field."
-        return make_recipe(self.method, self.data, self.preset, self.seed, self.overrides)
+        "Make the recipe of the method; a `UserError` names a wrong field."
+        make = seeds_recipe if self.segment else make_recipe
+        return make(self.method, self.data, self.preset, self.seed, self.overrides)
+
+    def network(self, key: str) -> Recipe:
+        "Make the recipe of the segmentation network that learns from the seeds of a run."
+        where = (self.data, self.preset, self.seed, self.segment_overrides)
+        return network_recipe(self.segment, key, self.chain, *where)
 
 # %% ../../nbs/ablate/00_plan.ipynb #f182e30f
 def grid(
@@ -81,11 +105,17 @@ def with_controls(jobs: Sequence[Job]) -> list[Job]:
 # %% ../../nbs/ablate/00_plan.ipynb #757b99f7
 @dataclass(frozen=True)
 class Planned:
-    "A job, its recipe, and its run in the store (which may not exist yet)."
+    "A job, the recipe of its result, and the run of that in the store (which may not exist yet)."
 
     job: Job
     recipe: Recipe
     run: Run
+    seeds: Run | None = None  # whose masks a segmentation network learns from
+
+    @property
+    def source(self) -> Run | None:
+        "The run whose seeds are refined; None for a network that learns from other labels."
+        return self.seeds if self.recipe.model.segments else self.run
 
 
 def plan(
@@ -94,13 +124,22 @@ def plan(
     open: Callable[[str], WsssData] = open_data,  # opens a data set by name
 ) -> list[Planned]:
     "Look up the run of each job, in order; validate every recipe and open every data set."
-    prints: dict[str, str] = {}
+    opened: dict[str, tuple[WsssData, str]] = {}
     planned = []
     for job in jobs:
         recipe = job.recipe()
-        if job.data not in prints:
-            prints[job.data] = open(job.data).fingerprint()
-        planned.append(Planned(job, recipe, store.at(recipe, prints[job.data])))
+        if job.data not in opened:
+            data = open(job.data)
+            opened[job.data] = data, data.fingerprint()
+        data, fingerprint = opened[job.data]
+        seeds = None
+        if job.segment:
+            seeds = store.at(recipe, fingerprint)
+            recipe = job.network(seeds.key)
+        elif recipe.model.segments:
+            labels = find_labels(recipe.model.labels, data, recipe.splits.train, store)
+            recipe = replace(recipe, {"model.digest": labels.digest})
+        planned.append(Planned(job, recipe, store.at(recipe, fingerprint), seeds))
     return planned
 
 
@@ -122,4 +161,5 @@ def expected_seconds(planned: Iterable[Planned], store: RunStore) -> float | Non
 def _effort(recipe: dict[str, Any]) -> str:
     "Key of the fields that determine how long a run takes."
     training = {k: recipe["training"][k] for k in ("epochs", "steps", "batch_size")}
-    return repr((recipe["model"], training, recipe["augment"]["crop"], recipe["inference"]))
+    model = {k: v for k, v in recipe["model"].items() if k not in ("labels", "digest", "partial")}
+    return repr((model, training, recipe["augment"]["crop"], recipe["inference"]))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gpus', 'worker_options', 'threads_each', 'cluster', 'local_cluster', 'slurm', 'store_id', 'tasks', 'fraction',
-           'Progress', 'run_jobs', 'settle', 'follow', 'places', 'collect', 'check_workers', 'calm']
+           'Progress', 'run_jobs', 'notebook_of', 'settle', 'follow', 'places', 'collect', 'check_workers', 'calm']
 
 # %% ../../nbs/ablate/02_runner.ipynb #13859aa6
 import json
@@ -134,17 +134,27 @@ def store_id(store: RunStore) -> str:
 def tasks(
     planned: Sequence[Planned], store: RunStore, device: str, threads: int, known_as: str
 ) -> dict[str, Task]:
-    "Make a task for each planned run, by key; check every parameter against the notebook."
-    text = companion("train").read_text(encoding="utf-8")
-    types = declared(nbformat.reads(text, 4))
+    "Make a task for each planned run, by key; check every parameter against its notebook."
+    names = dict.fromkeys(p.job.notebook for p in planned)
+    texts = {name: companion(name).read_text(encoding="utf-8") for name in names}
+    types = {name: declared(nbformat.reads(text, 4)) for name, text in texts.items()}
     made = {}
     # Parallel runs on a CPU are fastest without loader processes; -1 lets a run choose
     loader = 0 if threads and not gpus(device) else -1
     for p in planned:
-        job = p.job.model_dump()
-        parameters = job | {"overrides": json.dumps(job["overrides"]), "device": device, "workers": loader}
-        check_parameters(types, parameters | {"runs": ""})
-        made[p.run.key] = Task(p.run.key, parameters, text, str(store.root.resolve()), known_as, threads)
+        name = p.job.notebook
+        parameters = p.job.parameters() | {"device": device, "workers": loader}
+        check_parameters(types[name], parameters | {"runs": ""})
+        made[p.run.key] = Task(
+            p.run.key,
+            parameters,
+            name,
+            texts[name],
+            str(store.root.resolve()),
+            known_as,
+            threads,
+            p.seeds.key if p.seeds else "",
+        )
     return made
 
 # %% ../../nbs/ablate/02_runner.ipynb #f6820a9a
@@ -202,22 +212,27 @@ def run_jobs(
     todo = missing(planned)
     outcomes = {}
     for p in planned:
-        settle(p.run)
+        settle(notebook_of(p))
     if todo:
         given = tasks(todo, store, device, 0 if scheduler else threads_each(workers), store_id(store))
         with cluster(min(workers, len(todo)), scheduler, device) as client:
             outcomes = follow(client, given, todo, store, progress)
+    each = {p.run.key: p for p in reversed(planned)}
     return [
-        outcomes.get(key) or Outcome(key, "done", notebook=str(store.root / key / "train.ipynb"))
+        outcomes.get(key) or Outcome(key, "done", notebook=str(notebook_of(each[key])))
         for key in dict.fromkeys(p.run.key for p in planned)
     ]
 
 # %% ../../nbs/ablate/02_runner.ipynb #9df6e3f2
-def settle(run: Run) -> None:
+def notebook_of(p: Planned) -> Path:
+    "Return the file of the executed notebook that makes a run."
+    return p.run.path / f"{p.job.notebook}.ipynb"
+
+
+def settle(whole: Path) -> None:
     "Rename the partial notebook of a run whose kernel outlived its runner and finished."
-    partial = run.path / ".train.partial.ipynb"
-    whole = run.path / "train.ipynb"
-    if not (run.done and partial.exists()):
+    partial = whole.with_name(f".{whole.stem}.partial.ipynb")
+    if not (Run(whole.parent).done and partial.exists()):
         return
     if whole.exists():
         partial.unlink()
@@ -269,8 +284,8 @@ def collect(future, key: str, store: RunStore) -> Outcome:
         return Outcome(key, "failed", error=f"{type(future.exception()).__name__}: {future.exception()}")
     values, files = future.result()
     if files is not None:
-        unpack(files, store.root / key)
-        values["notebook"] = str(store.root / key / "train.ipynb")
+        unpack(files, store.root)
+        values["notebook"] = str(store.root / key / Path(values["notebook"]).name)
     return Outcome(**values)
 
 # %% ../../nbs/ablate/02_runner.ipynb #c6c278a4

@@ -68,7 +68,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         help="Change a field of the recipe, e.g. terms.fbr.lambda_bg=0.05. Repeatable. training.* and optim.* "
-        "also apply to the run that a method starts from; start.training.* and start.optim.* change only that run.",
+        "also apply to the run that a method starts from; start.training.* and start.optim.* change only that run. In tables and figures "
+        "segment.* changes the segmentation networks.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]

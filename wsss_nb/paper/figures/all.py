@@ -25,6 +25,7 @@ from .cams import PICKED, draw_contexts, draw_failures, draw_grid, draw_teaser
 from .clusters import draw_clusters
 from .cooccurrence import LEAK_ROWS, SWEEP_ROWS, draw_leak, draw_sweep
 from .fpr import FPR_FIGURES
+from .segmentation import SEGMENTATION_FIGURES
 from .spaces import FB_ROWS, SPACES
 from .ssc import SSC_FIGURES
 from ..registry import FigureSpec, Row, Table, load, lookup, register, runnable
@@ -41,6 +42,7 @@ register(
     *SPACES,
     *FPR_FIGURES,
     *SSC_FIGURES,
+    *SEGMENTATION_FIGURES,
     FigureSpec(
         "fbr.f1",
         "Two faults of CAMs, before and after FBR",

@@ -186,7 +186,7 @@ class Measurement:
         "Return each finished run with each chain that has no complete masks for it yet."
         wanted = {}
         for name, chains in self.chains.items():
-            runs = [p.run for p in self.planned.get(name, ()) if p.run.done]
+            runs = [p.source for p in self.planned.get(name, ()) if p.run.done and p.source]
             wanted |= {(run.key, chain): (run, chain) for run in runs for chain in chains}
         return [x for x in wanted.values() if not self.masks(*x)]
 
@@ -208,13 +208,15 @@ class Measurement:
         chain, path = refinement(row, path)
         if chain is None:
             return {s: dig(m, path) for s, (_, m) in self.results.get(row.name, {}).items()}
-        done = [p for p in self.planned.get(row.name, ()) if p.run.done]
-        return {p.job.seed: dig(self.masks(p.run, chain), path) for p in done}
+        done = [p for p in self.planned.get(row.name, ()) if p.run.done and p.source]
+        return {p.job.seed: dig(self.masks(p.source, chain), path) for p in done}
 
     @property
     def columns(self) -> dict[str, str]:
         "Return the printed columns, then those of `extra` that some run has (leak needs data with contexts)."
         printed = self.entry.columns
+        if any(row.segment for row in self.entry.rows):
+            return printed  # they have both masks and predictions, and name which
         if all(p.startswith("refined:") or last(p) in PLAIN for p in printed.values()):
             return printed  # scores of the unrefined seeds say nothing about refinements or memory
         metrics = [m for seeds in self.results.values() for _, m in seeds.values()]

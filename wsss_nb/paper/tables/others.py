@@ -112,15 +112,10 @@ register(GRID)
 
 # %% ../../../nbs/paper/tables/01_others.ipynb #7bd25596
 COMING = {  # id -> title, source, missing feature
-    "fpr.t2": ("Segmentation on PASCAL VOC 2012", "FPR, Table 2", "the segmentation stage"),
-    "fpr.t3": ("Segmentation on COCO 2014", "FPR, Table 3", "COCO and the segmentation stage"),
-    "fpr.f4": ("Segmentation maps", "FPR, Fig. 4", "the segmentation stage"),
-    "ssc.t3": ("Segmentation on PASCAL VOC 2012, VGG16", "SSC, Table III", "the segmentation stage"),
-    "ssc.t4": ("Segmentation on PASCAL VOC 2012, ResNet101", "SSC, Table IV", "the segmentation stage"),
-    "ssc.t5": ("Segmentation on COCO 2014, VGG16", "SSC, Table V", "COCO and the segmentation stage"),
-    "ssc.t6": ("Segmentation on COCO 2014, ResNet101", "SSC, Table VI", "COCO and the segmentation stage"),
-    "ssc.f3": ("Segmentation on PASCAL VOC 2012", "SSC, Fig. 3", "the segmentation stage"),
-    "ssc.f4": ("Segmentation on COCO 2014", "SSC, Fig. 4", "COCO and the segmentation stage"),
+    "fpr.t3": ("Segmentation on COCO 2014", "FPR, Table 3", "COCO"),
+    "ssc.t5": ("Segmentation on COCO 2014, VGG16", "SSC, Table V", "COCO"),
+    "ssc.t6": ("Segmentation on COCO 2014, ResNet101", "SSC, Table VI", "COCO"),
+    "ssc.f4": ("Segmentation on COCO 2014", "SSC, Fig. 4", "COCO"),
     "wsfcn.t1": ("Ablation: mIoU, pixel accuracy, parameters", "WS-FCN, Table I", "WS-FCN"),
     "wsfcn.t2": ("Other modules for context and fusion", "WS-FCN, Table II", "WS-FCN"),
     "wsfcn.t3": ("Scales and flips at inference", "WS-FCN, Table III", "WS-FCN"),
@@ -133,7 +128,7 @@ COMING = {  # id -> title, source, missing feature
 
 
 def coming(id: str, title: str, source: str, needs: str) -> Table | FigureSpec:
-    "Make an entry without rows; an id such as 'fpr.f4' is a figure, 'fpr.t2' a table."
+    "Make an entry without rows; an id such as 'ssc.f4' is a figure, 'ssc.t5' a table."
     if id.split(".")[1].startswith("f"):
         return FigureSpec(id, title, source, needs=needs)
     return Table(id, title, source, {}, needs=needs)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['label', 'cells', 'digits', 'paper_text', 'seed_cell', 'printed', 'sheet', 'mark_best', 'unit', 'heading',
-           'measured_line', 'memory_line', 'notes', 'differences', 'same', 'same_runs', 'unmeasured', 'to_run',
-           'to_refine', 'clock', 'elsewhere', 'details', 'save', 'Measured']
+           'measured_line', 'first_weights', 'memory_line', 'notes', 'differences', 'same', 'same_runs', 'unmeasured',
+           'to_run', 'to_refine', 'clock', 'elsewhere', 'details', 'save', 'Measured']
 
 # %% ../../../nbs/paper/tables/06_table.ipynb #087b29ed
 import itertools
@@ -119,7 +119,7 @@ def unit(m: Measurement) -> str:
 
 def heading(m: Measurement) -> list[str]:
     "State the origin of the measured and of the printed numbers."
-    lines = [measured_line(m)]
+    lines = [measured_line(m), *filter(None, [first_weights(m)])]
     if m.planned and m.overrides:
         lines.append("Changed: " + ", ".join(f"{f} = {v}" for f, v in m.overrides.items()) + ".")
     if any(last(p) == "peak_memory_mib" for p in m.columns.values()):
@@ -142,10 +142,20 @@ def measured_line(m: Measurement) -> str:
     }[recipe.evaluation.threshold]
     base = f"baseline {m.base}, " if any("{base}" in row.method for row in m.entry.rows) else ""
     images = f", {recipe.inference.limit} images at most" if recipe.inference.limit else ""
+    if recipe.model.segments:
+        where = f"networks on {recipe.splits.val}{images}; masks of {split}"
+        return f"Measured: {base}{m.data} ({where}), preset {m.preset}; mean ± standard deviation over training seeds{unit(m)}."
     return (
         f"Measured: {base}{m.data} (seeds of {split}{images}), preset {m.preset}, threshold {threshold}; "
         f"mean ± standard deviation over training seeds{unit(m)}."
     )
+
+
+def first_weights(m: Measurement) -> str:
+    "Name the segmentation networks of the rows and their initial weights; '' without any."
+    models = [p.recipe.model for ps in m.planned.values() for p in ps if p.recipe.model.segments]
+    each = dict.fromkeys(f"{x.kind} on {x.backbone}, from {x.initial_weights()}" for x in models)
+    return f"Networks: {'; '.join(each)}." if each else ""
 
 
 def memory_line(m: Measurement) -> str:
