@@ -99,6 +99,7 @@ class PrivateKernel(AsyncKernelManager):
         libraries = ("OMP", "MKL", "OPENBLAS", "NUMBA")
         limits = {f"{library}_NUM_THREADS": str(self.threads) for library in libraries}
         env = os.environ | limits | {"OMP_WAIT_POLICY": "passive"}
+        env.pop("MALLOC_TRIM_THRESHOLD_", None)  # dask's: half of a training's time would go into page faults
         await super().start_kernel(**kwargs | {"env": env})
         RUNNING[self.folder] = self
 
