@@ -246,5 +246,9 @@ def unpack(content: bytes, store: Path) -> None:
     "Unzip the files of runs into their folders, in the order in which they were packed."
     with zipfile.ZipFile(io.BytesIO(content)) as z:
         for name in z.namelist():
+            if not (store / name).resolve().is_relative_to(store.resolve()):
+                raise UserError(
+                    f"A worker sent the file {name}, which lies outside the store.", "Check that worker."
+                )
             with atomic_path(store / name) as p:
                 p.write_bytes(z.read(name))
