@@ -105,11 +105,12 @@ def seeds_recipe(
     method: str, data: str, preset: str, seed: int = 0, overrides: Mapping[str, Any] | None = None
 ) -> Recipe:
     "Make the recipe of the seeds: CAMs of all training images, since the network learns from all of them."
-    if find_plugin(ModelConfig, method.partition("+")[0]).segments:
+    recipe = make_recipe(method, data, preset, seed, dict(overrides or {}) | {"inference.limit": None})
+    if recipe.model.segments:
         raise UserError(
             f"{method} is a segmentation network and makes no seeds.", "Name a method such as cam+fpr."
         )
-    return make_recipe(method, data, preset, seed, dict(overrides or {}) | {"inference.limit": None})
+    return recipe
 
 
 def network_recipe(
