@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'Dropout', 'labels_on', 'plain_loss', 'balanced_loss', 'with_maximum', 'probability_maps', 'Segmenter',
-           'new_scores', 'conv_bn_relu', 'initial_weights', 'SegmenterConfig']
+           'new_scores', 'conv_bn_relu', 'initial_weights', 'SegmenterConfig', 'lite_presets']
 
 # %% ../../nbs/models/11_segmenter.ipynb #2da3af48
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from ..data.transforms import multi_scale
 from .backbones import NO_HUB, OFFLINE, Backbone, offline_file
 from .cam import CamModel, CamOutput
 from .vgg16 import VGG16DeepLab
+from ..run.plugin import Changes
 from ..run.recipe import ModelConfig
 
 # %% ../../nbs/models/11_segmenter.ipynb #39e3ce1d
@@ -209,3 +210,14 @@ class SegmenterConfig(ModelConfig):
     def network(self, trunk: Backbone, num_classes: int) -> Segmenter:
         "Build the network on a backbone."
         raise NotImplementedError
+
+
+def lite_presets(values: dict[str, Any], smoke: dict[str, Any]) -> dict[str, Changes]:
+    "Make a network's changes of the presets with EfficientNet-Lite0 from its settings there; those of `smoke` replace some."
+    adam = dict(values=values, optim=dict(name="adamw", lr=5e-4, head_mult=1.0))
+    return dict(
+        small=adam,
+        quick=adam,
+        demo=adam | dict(training=dict(steps=240)),
+        smoke=adam | dict(values=values | smoke),
+    )
