@@ -134,6 +134,7 @@ def rows_of(
     make: Callable,  # makes peer and ours
     arguments: tuple,  # its arguments, the last one the device
     n: int = 3,
+    measure: Callable[..., list[float]] = alone,  # in a new process
 ) -> Iterable[dict[str, Any]]:
     "Compare ours with the peer and, on a CPU, with itself without huge pages."
     target = torch.device(arguments[-1])
@@ -145,7 +146,7 @@ def rows_of(
     times = interleaved(peer, ours, n=n, device=target)
 
     def measured(which: int, **options):
-        return alone("wsss_nb.bench.segmentation", f"{make.__name__}{arguments}[{which}]", **options)
+        return measure("wsss_nb.bench.segmentation", f"{make.__name__}{arguments}[{which}]", **options)
 
     _, peer_peak, _ = measured(0, n=1)
     seconds, peak, norm = measured(1)
