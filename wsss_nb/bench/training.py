@@ -199,7 +199,7 @@ def prototype_row(
     backbone: str = "tf_efficientnet_lite0",
     images: int = 32,
     device: str = "auto",
-    n: int = 5,
+    n: int = 3,
     scales: tuple[float, ...] = (1.0, 0.5, 1.5),
 ) -> dict[str, Any]:
     "Compare FPR's prototypes (FPR Sec. 3.2.1) with CAM inference at the same scales, without flips and writing."
@@ -239,7 +239,7 @@ def cooccur_row(n: int = 40) -> dict[str, Any]:
     return timed_row("cooccur images", shape, "–", float("nan"), seconds / n, speed)
 
 # %% ../../nbs/bench/06_training.ipynb #6231e396
-def embedding_row(n_points: int = 3000, channels: int = 128, clusters: int = 16) -> dict[str, Any]:
+def embedding_row(n_points: int = 2000, channels: int = 128, clusters: int = 16) -> dict[str, Any]:
     "Compare UMAP with scikit-learn's t-SNE on clusters of random points."
     from sklearn.manifold import trustworthiness
 
