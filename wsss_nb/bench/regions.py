@@ -8,10 +8,7 @@ __all__ = ['DILATIONS', 'PEAK', 'neighbours', 'pamr_by_convolution', 'extra_memo
            'pooling_row', 'plain_merge', 'merging_row', 'rows']
 
 # %% ../../nbs/bench/02_regions.ipynb #2aaa964f
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,7 @@ import torch.nn.functional as F
 from numpy import ndarray
 from torch import Tensor
 
-from .base import interleaved, row, timed_row
+from .base import interleaved, row, run_script, timed_row
 from ..data.cooccur import CooccurData
 from wsss_nb.data.superpixels import (
     COLOURS,
@@ -63,31 +60,22 @@ def pamr_by_convolution(image: Tensor, mask: Tensor, iterations: int = 10) -> Te
 # %% ../../nbs/bench/02_regions.ipynb #822ade27
 # Script of the process that `extra_memory` starts
 PEAK = """
-import re, torch
+import torch
+from wsss_nb.bench.base import process_peak_mib
 from wsss_nb.bench.regions import PAMR, pamr_by_convolution, pamr_case
 image, mask = pamr_case({side}, {channels})
 work = {work}
-def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 2**10
 with torch.no_grad():
     work(image[..., :32, :32], mask[..., :32, :32])
-    before = peak()
+    before = process_peak_mib()
     work(image, mask)
-print(peak() - before)
+print(process_peak_mib() - before)
 """
 
 
 def extra_memory(work: str, side: int, channels: int) -> float:  # MiB
     "Measure the increase in peak memory from a function of image and mask (Linux only; nan elsewhere)."
-    if not Path("/proc/self/status").exists():
-        return float("nan")
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK.format(work=work, side=side, channels=channels)],
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    return float(done.stdout)
+    return run_script(PEAK.format(work=work, side=side, channels=channels))[0]
 
 
 def pamr_case(side: int, channels: int) -> tuple[Tensor, Tensor]:
@@ -276,7 +264,7 @@ def merging_row(size: int = 375, regions: int = 64, n: int = 3) -> dict[str, Any
 # %% ../../nbs/bench/02_regions.ipynb #bf287221
 def rows() -> Iterable[dict[str, Any]]:
     "Yield the rows of this area."
-    yield pamr_row(21)
+    yield pamr_row(21, n=1)  # the convolutions take ten seconds
     yield pamr_row(3)
     yield alignment_row()
     yield pooling_row()
