@@ -27,7 +27,9 @@ pytest_plugins = ["browser"]
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--long", action="store_true", help="twenty kills and 64 kernels instead of 3 and 16 (takes minutes)"
+        "--long",
+        action="store_true",
+        help="twenty kills and 64 kernels instead of 3 or 4 and 16 (takes minutes)",
     )
 
 

@@ -1,20 +1,37 @@
-"The second stage across modules: labels of three sources, changed labels, a partial folder, the command and its resuming."
+"The second stage across modules: labels of three sources, one image by heart, the command, killed and resumed."
 
 import json
+import random
 import shutil
+import threading
+import time
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
+from processes import kill_when, start
+from safetensors import safe_open
+from torchvision import tv_tensors
 from typer.testing import CliRunner
 
-from wsss_nb.cams import cam_path, load_cam
+from wsss_nb import cams
+from wsss_nb.cams import cam_path, load_cam, write_cams
 from wsss_nb.cli import app
 from wsss_nb.core import UserError
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.files import write_map
+from wsss_nb.data.folder import write_folder
+from wsss_nb.metrics.confusion import Confusion, predict_mask
 from wsss_nb.paper.registry import ENTRIES, lookup
+from wsss_nb.pipeline import masks as masks_module
+from wsss_nb.pipeline.evaluate import evaluate_predictions
 from wsss_nb.pipeline.experiment import run_recipe
+from wsss_nb.pipeline.load import load_model
 from wsss_nb.run.presets import SMALL_NETWORK, make_recipe
 from wsss_nb.run.recipe import identity
 from wsss_nb.run.store import RunStore
@@ -211,3 +228,169 @@ def test_a_table_runs_networks_and_their_seeds_once(tmp_path, monkeypatch):
     assert call("table", "--run", "--refine") == shown
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == times
     assert "segment.compare.png" in call("figure")
+
+
+def quarters(folder):
+    """Write a data set with one image, in train and in val, of four parts with straight edges.
+
+    The edges lie between two cells of 8 pixels, so scores on that grid can have them exactly."""
+    mask = torch.zeros(96, 96, dtype=torch.uint8)
+    mask[:64, 32:], mask[64:, :32], mask[64:, 32:] = 1, 2, 3
+    colours = torch.tensor([[40, 40, 40], [230, 60, 40], [250, 230, 120], [50, 60, 240]])
+    noise = 20 * torch.randn(96, 96, 1, generator=torch.Generator().manual_seed(0))
+    image = (colours[mask.long()] + noise).clamp(0, 255).byte().permute(2, 0, 1)
+    sample = dict(image=tv_tensors.Image(image), mask=tv_tensors.Mask(mask), labels=torch.ones(3))
+    samples = {split: [sample | dict(id=split)] for split in ("train", "val")}
+    return open_data(f"folder:{write_folder(folder, samples, ['red', 'yellow', 'blue'], suffix='.png')}")
+
+
+BY_HEART = {  # steps, learning rate, what makes the head small
+    "deeplab_v2": (20, 2e-3, {"model.rates": [1, 2]}),
+    "deeplab_v1": (30, 5e-3, {"model.dilation": 2, "model.width": 64}),
+    "deeplab_v3p": (40, 2e-3, {"model.rates": [1, 2], "model.width": 32, "model.skip": 16}),
+}
+
+
+@pytest.mark.parametrize("kind", BY_HEART)
+def test_one_image_is_learnt_by_heart(kind, tmp_path, monkeypatch):
+    "Training, inference and evaluation reach 95 mIoU; a prediction that is two pixels off, or has the corners aligned, does not hide."
+    steps, rate, small = BY_HEART[kind]
+    data = quarters(tmp_path / "data")
+    fixed = {"model.labels": "truth", "model.output_stride": 8, "model.dropout": 0, "training.steps": steps}
+    fixed |= {"training.batch_size": 1, "augment.crop": 96, "augment.scale": [1, 1], "augment.flip": False}
+    fixed |= {"optim.name": "adam", "optim.lr": rate, "optim.head_mult": 1, "optim.weight_decay": 0}
+    fixed |= {"inference.scales": [1], "inference.flip": False}
+    recipe = make_recipe(kind, data.name, "smoke", overrides=SMALL_NETWORK | fixed | small)
+    run = run_recipe(recipe, tmp_path / "runs", "cpu", 0, data)
+    reached = run.result["metrics"]["miou"]
+    assert reached > 0.95
+
+    found = load_cam(cam_path(run.path, "val", "val"))
+    guess = torch.as_tensor(predict_mask(found.classes, found.full(), found.rest(0)))
+    truth = data.load("val", ["mask"])["mask"]
+    assert Confusion(3).update(truth, guess).miou() == reached
+    assert Confusion(3).update(truth[2:, 2:], guess[:-2, :-2]).miou() < 0.95
+    crooked = lambda *x, **how: F.interpolate(*x, **how | dict(align_corners=True))
+    monkeypatch.setattr(cams, "F", SimpleNamespace(interpolate=crooked))
+    write_cams(load_model(run, 3), data, "val", tmp_path / "crooked", recipe.inference)
+    assert evaluate_predictions(recipe, data, tmp_path / "crooked")["miou"] < reached - 0.015
+
+
+def slowly(module, name):
+    "Make a function take 50 ms longer, one call after the other."
+    function, turn = getattr(module, name), threading.Lock()
+
+    def slow(*arguments):
+        with turn:
+            time.sleep(0.05)
+            return function(*arguments)
+
+    setattr(module, name, slow)
+
+
+def slow_command(words):
+    "Call `wsss_nb`, which writes CAMs and masks so slowly that a kill finds it between two files."
+    slowly(cams, "save_cam")
+    slowly(masks_module, "write_map")
+    app(words)
+
+
+def lines(file):
+    "Read the lines of a log."
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def progress(folder, seeds, network):
+    "Count what each stage of `wsss_nb pipeline` has made: steps, or files."
+    seeds, network = folder / "runs" / seeds, folder / "runs" / network
+    made = {
+        "training of the seeds": lines(seeds / "log.jsonl"),
+        "CAMs": seeds.glob("cams/train/[!.]*.npz"),
+        "masks": seeds.glob("refined/*/masks/train/[!.]*.png"),
+        "training of the network": lines(network / "log.jsonl"),
+        "predictions": network.glob("cams/val/[!.]*.npz"),
+        "smoothed predictions": network.glob("refined/*/masks/val/[!.]*.png"),
+        "table": (folder / "figures").glob("[!.]*.md"),
+    }
+    return {stage: len(list(found)) for stage, found in made.items()}
+
+
+def never_again(folder):
+    "Return the times of the files that must not be written again, and the logged steps up to each checkpoint."
+    times, steps = {}, set()
+    for p in (folder / "runs").rglob("[!.]*"):
+        trained = (p.parent / "training.json").exists()
+        if p.name == "checkpoint.safetensors":
+            with safe_open(p, "pt") as f:
+                last = int(f.metadata()["step"])
+            steps |= {line for line in lines(p.parent / "log.jsonl") if json.loads(line)["step"] <= last}
+        elif p.name in ("log.jsonl", "model.safetensors", "terms.safetensors") and not trained:
+            continue
+        elif p.is_file() and p.name not in ("lock", "chain.json"):
+            times[p] = p.stat().st_mtime_ns
+    return times, steps
+
+
+def outcome(folder):
+    "Return the bytes of weights, CAMs, masks and table, and all metrics."
+    files = (p for p in folder.rglob("[!.]*") if p.suffix in (".safetensors", ".npz", ".png", ".md"))
+    found = {p.relative_to(folder): p.read_bytes() for p in files}
+    for p in (folder / "runs").rglob("result.json"):
+        result = json.loads(p.read_text())
+        parts = result["splits"].values() if "splits" in result else [result]
+        found[p.relative_to(folder)] = json.dumps([part["metrics"] for part in parts])
+    return found
+
+
+def test_killed_in_every_stage(tmp_path, request):
+    "kill -9 in each stage of `wsss_nb pipeline`: in the end all is as without, and nothing was done twice."
+    kills = dict(CAMs=1, masks=1, predictions=1) | {"training of the network": 1}
+    if request.config.getoption("--long"):
+        kills = dict(CAMs=4, masks=4, predictions=2, table=1) | {"smoothed predictions": 1}
+        kills |= {f"training of the {what}": 4 for what in ("seeds", "network")}
+    rng = random.Random(0)
+    fields = SHORT | {"training.steps": 20, "training.log_every": 1, "inference.scales": "[1.0]"}
+    sets = [w for k, v in fields.items() for o in ("--set", "--segment-set") for w in (o, f"{k}={v}")]
+    words = ["pipeline", "--method", "cam", "--chain", "pamr", "--data", DATA, "--preset", "smoke", *sets]
+    words += ["--set", "optim.lr=1e-4"]  # the tiny classifier still predicts every class: masks with objects
+    words += ["--set", "evaluation.threshold=fixed", "--smooth", "pamr", "--device", "cpu", "--workers", "0"]
+
+    def launched(folder):
+        places = ["--runs", str(folder / "runs"), "--out", str(folder / "figures")]
+        return start(slow_command, [*words, *places], output=tmp_path / "output.txt")
+
+    calm, folder = tmp_path / "calm", tmp_path / "killed"
+    whole = launched(calm)
+    whole.join()
+    assert whole.exitcode == 0, (tmp_path / "output.txt").read_text()[-3000:]
+    keys = [r.key for r in sorted(RunStore(calm / "runs"), key=lambda r: r.recipe.model.segments)]
+    total = progress(calm, *keys)
+    assert any(np.asarray(Image.open(p)).any() for p in calm.glob("runs/*/refined/*/masks/train/*.png"))
+    times, steps, hit = {}, set(), Counter()
+    for stage in total:
+        for _ in range(kills.get(stage, 0)):
+            made = progress(folder, *keys)[stage]
+            until = made + rng.randint(1, max(1, total[stage] // (kills[stage] + 1)))
+            process = launched(folder)
+            ready = lambda: progress(folder, *keys)[stage] >= until
+            assert kill_when(ready, process, later=rng.uniform(0, 0.03))
+            before, steps_before = times, steps
+            times, steps = never_again(folder)
+            assert before.items() <= times.items(), "a file was lost or written again"
+            now = progress(folder, *keys)
+            hit[next(s for s in reversed(total) if now[s])] += 1
+            for run in RunStore(folder / "runs"):
+                steps_before -= set(lines(run.path / "log.jsonl"))
+            assert not steps_before, "a step before the checkpoint was lost or taken again"
+    assert hit == kills
+    last = launched(folder)
+    last.join()
+    assert last.exitcode == 0, (tmp_path / "output.txt").read_text()[-3000:]
+    assert times.items() <= never_again(folder)[0].items()
+    assert outcome(folder) == outcome(calm)
+    for run in RunStore(folder / "runs"):
+        assert [row["step"] for row in run.log()] == list(range(1, 21))
+    for log in (folder / "runs").glob("*/refined/*/log.jsonl"):
+        ids = [row["id"] for row in masks_module.read_log(log) if "id" in row]
+        assert len(ids) == len(set(ids)), "an image was refined twice"
+    assert not [p for p in folder.rglob(".*.tmp*")], "an incomplete file was left"

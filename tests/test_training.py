@@ -1,15 +1,11 @@
 "Training across modules: equality with the baseline, kill and resume, several processes, chains of runs."
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
+from processes import kill_when, start
 from safetensors.torch import load_file
 
 from wsss_nb.cams import cam_path, load_cam
@@ -55,27 +51,14 @@ def test_fbr_changes_the_model_and_fills_its_bank(tmp_path):
     assert 0 < terms["fbr.bank.pushed"] <= 6 * 4 * 8  # six of eight steps, four images, eight NROIs
 
 
-SCRIPT = """
-import sys
-from wsss_nb.core import read_json
-from wsss_nb.pipeline.experiment import run_recipe
-from wsss_nb.run.recipe import parse_recipe
-
-run_recipe(parse_recipe(read_json(sys.argv[1])), sys.argv[2], device="cpu", workers=0)
-"""
+def complete(recipe, folder):
+    "Run a recipe in this process."
+    run_recipe(recipe, folder, device="cpu", workers=0)
 
 
 def launch(recipe, folder, **environment):
     "Run a recipe in another process."
-    file = folder.with_suffix(".json")
-    file.write_text(recipe.model_dump_json())
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(file), str(folder)],
-        env=dict(os.environ, OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive", **environment),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start(complete, recipe, folder, output=folder.with_suffix(".txt"), **environment)
 
 
 # Low learning rates: the tiny classifier still predicts every class, and FPR's pools are full.
@@ -91,14 +74,8 @@ def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path, me
     for kill_at in (per_epoch + 2, 4 * per_epoch + 3):  # both between two checkpoints
         process = launch(recipe, tmp_path / "killed")
         log = tmp_path / "killed" / whole.key / "log.jsonl"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if log.exists() and len(log.read_text().splitlines()) >= kill_at:
-                break
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert process.returncode == -signal.SIGKILL, process.stderr.read()
+        ready = lambda: log.exists() and len(log.read_text().splitlines()) >= kill_at
+        assert kill_when(ready, process), (tmp_path / "killed.txt").read_text()[-3000:]
         assert not (log.parent / "result.json").exists()
     resumed = run_recipe(recipe, tmp_path / "killed", device="cpu", workers=0)
     assert resumed.key == whole.key
@@ -125,8 +102,8 @@ def test_two_processes_train_as_one(tmp_path, method):
         for rank in range(2)
     ]
     for p in processes:
-        _, err = p.communicate(timeout=300)
-        assert p.returncode == 0, err[-3000:]
+        p.join(300)
+        assert p.exitcode == 0, (tmp_path / "runs.txt").read_text()[-3000:]
     (run,) = (r for r in RunStore(tmp_path / "runs") if r.recipe.method == method)
     assert run.result["training"]["processes"] == 2
     terms = load_file(run.path / "terms.safetensors")

@@ -217,7 +217,7 @@ class Experiment:
         return dict(split=self.recipe.judged, grid=grid_of(self.recipe, self.data))
 
     def finish(self, metrics: dict) -> None:
-        "Write the result, and remove the checkpoint and what killed processes left behind."
+        "Remove the checkpoint and what killed processes left behind, then write the result: a finished run is not tidied again."
         run, now = self.run, time.perf_counter()
         training = read_json(run.path / "training.json")
         seconds = dict(
@@ -228,11 +228,11 @@ class Experiment:
         )
         data = dict(name=self.recipe.data, fingerprint=self.data.fingerprint(), skipped=self.data.skipped)
         device = describe_device(self.device)
+        for leftover in [run.path / "checkpoint.safetensors", *run.path.rglob(".*.tmp*")]:
+            leftover.unlink(missing_ok=True)
         run.finish(
             dict(status="done", metrics=metrics, training=training, device=device, data=data, seconds=seconds)
         )
-        for leftover in [run.path / "checkpoint.safetensors", *run.path.rglob(".*.tmp*")]:
-            leftover.unlink(missing_ok=True)
 
 # %% ../../nbs/pipeline/05_experiment.ipynb #7bb9bd98
 def run_recipe(

@@ -91,7 +91,8 @@ class Log:
         self.path, self.every, self.sums, self.count, self.since = path, every, {}, 0, time.perf_counter()
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= start]
-        path.write_text("".join(line + "\n" for line in kept))
+        with atomic_path(path) as p:  # a kill here must not empty the log
+            p.write_text("".join(line + "\n" for line in kept))
 
     def add(self, step: int, parts: dict[str, Tensor], lr: float, last: bool) -> dict[str, float] | None:
         "Collect; every `every` steps return and write the means (the only point where the device is waited for)."
