@@ -7,6 +7,7 @@ __all__ = ['TINY', 'SHORT', 'TINY_DATA', 'ORDERS', 'of_each_method', 'run_labels
 
 # %% ../../nbs/explore/03_source.ipynb #d1a94fbd
 import math
+import shlex
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,7 +131,8 @@ class Source(Images):
         wanted = opened.fingerprint() if opened else found[0].result["data"]["fingerprint"]
         if not (alike := [r for r in found if r.result["data"]["fingerprint"] == wanted]):
             raise UserError(
-                f"No finished run on {data} in {store.root}.", f"Train one: wsss_nb train --data {data}."
+                f"No finished run on {data} in {store.root}.",
+                f"Train one: wsss_nb train --data {shlex.quote(data)}.",
             )
         return cls(of_each_method(alike), opened, device, store)
 

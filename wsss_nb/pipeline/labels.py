@@ -10,6 +10,7 @@ __all__ = ['Source', 'parse_source', 'mask_fault', 'read_digest', 'folder_digest
 import copy
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ def find_labels(text: str, data: WsssData, split: str, store: RunStore) -> Label
         masks = Refined(run, source.chain)
         folder = masks.path / "masks" / split
         have = [i for i in ids if masks.file(split, i).exists()]
-        remedy = f"Make them: wsss_nb refine {chain_text(source.chain) or chr(39) * 2} --run {run.key} --split {split}."
+        remedy = f"Make them: wsss_nb refine {shlex.quote(chain_text(source.chain))} --run {run.key} --split {split}."
         what = f"Run {run.key} has no masks {masks.path.name} of {split} yet."
         digest = masks_digest(run.key, source.chain)
     else:
