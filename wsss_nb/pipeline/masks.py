@@ -205,6 +205,8 @@ def refine_split(
     splits = [split]
     if any(getattr(s, "score", "") == "val" for s in out.steps):
         splits.append(run.recipe.splits.val)
+    if any(s.learns for s in out.steps) and not run.recipe.model.segments:
+        splits.append(run.recipe.splits.train)
     require_cams(run, data, splits, device)
     write_json(
         out.path / "chain.json", dict(chain=chain_text(out.steps), steps=[s.describe() for s in out.steps])

@@ -76,6 +76,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class IrnStep(StepConfig, kind="irn"):
     "Settings of IRN: its network, trained on the CAMs of a run, and its walk (IRN Sec. 4, 5). None: as in PRESETS."
 
+    learns = True
     foreground: Share = 0.30  # CAM above which a pixel is confident foreground in training
     background: Share = 0.05  # CAM below which a pixel is confident background in training
     # The CAM is raised to this power first; None: 1 (preset paper), else the power that fits the run's threshold.

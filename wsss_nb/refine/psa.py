@@ -171,6 +171,7 @@ WALK = {"beta", "steps", "background", "alpha", "score"}
 class PsaStep(StepConfig, kind="psa"):
     "Settings of PSA: its network, trained on the CAMs of a run, and its walk (PSA Sec. 3). None: as in PRESETS."
 
+    learns = True
     low: Positive = 4  # alpha of the strong background, for confident foreground
     high: Positive = 32  # alpha of the weak background, for confident background
     radius: Annotated[int, Field(ge=2, le=16)] = 5  # of pairs, positions of the grid

@@ -130,6 +130,7 @@ class StepConfig(Plugin):
     family: ClassVar[str] = "refine"
     noun: ClassVar[str] = "step"
     registry: ClassVar[dict[str, type[Plugin]]] = {}
+    learns: ClassVar[bool] = False  # from the CAMs of the run's training split
 
     def build(self, context: Context) -> Callable[[Seed], Seed]:
         raise NotImplementedError

@@ -74,7 +74,7 @@ def trainable_ids(context: Context, name: str = "IRN") -> list[str]:
     if not ids:
         raise UserError(
             f"Run {context.run.key} has no CAM of split {split!r} to learn from.",
-            f"Run `wsss_nb cams` for {split!r}.",
+            f"Infer them: wsss_nb cams {context.run.key} --split {split}.",
         )
     return ids
 
