@@ -19,7 +19,8 @@ from wsss_nb.cams import CachedCam, cam_path, chosen_ids, save_cam
 from wsss_nb.cli import app
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.folder import write_folder
-from wsss_nb.pipeline.masks import read_log, refine_folder, refine_run, refined
+from wsss_nb.pipeline.folders import refine_folder
+from wsss_nb.pipeline.masks import read_log, refine_run, refined
 from wsss_nb.run.presets import make_recipe
 from wsss_nb.run.store import RunStore
 
@@ -27,7 +28,8 @@ DATA = "cooccur?n=60&size=48"
 CHAIN = "slow?seconds=0.03,background?score=0.5"
 SLOW = """
 import signal, sys, time
-from wsss_nb.pipeline.masks import refine_folder, refine_run
+from wsss_nb.pipeline.folders import refine_folder
+from wsss_nb.pipeline.masks import refine_run
 from wsss_nb.refine.state import StepConfig
 from wsss_nb.run.store import RunStore
 

@@ -60,7 +60,7 @@ def refine(
     if (run is None) != all(folders) or (run and any(folders)):
         raise UserError("Refine what?", "Give --run KEY, or the three folders --images, --masks and --out.")
     if run is None:
-        from wsss_nb.pipeline.masks import refine_folder
+        from wsss_nb.pipeline.folders import refine_folder
 
         typer.echo(refine_folder(images, masks, steps, out, device, workers))
         return
