@@ -24,10 +24,10 @@ def all_jobs(preset):
     "List one job of every training that a table or figure needs."
     entries = [e for e in load().values() if runnable(e)]
     jobs = [j for e in entries for j in chain(*jobs_of(e, DATA, preset).values())]
-    each = {
-        identity(replace(j.recipe(), {"inference.limit": None})): j for j in jobs
-    }  # it changes no training
-    return list(each.values())
+    training = lambda j: identity(
+        replace(j.recipe(), {"inference.limit": None})
+    )  # the limit changes no training
+    return list({training(j): j for j in jobs}.values())
 
 
 def name(job):

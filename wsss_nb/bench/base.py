@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'AREAS', 'ALL_THREADS', 'interleaved', 'timed_row', 'row', 'run_script', 'process_peak_mib', 'alone',
-           'all_rows', 'one_thread', 'write_bench', 'main']
+           'all_rows', 'one_thread', 'announced', 'write_bench', 'main']
 
 # %% ../../nbs/bench/00_base.ipynb #9dee649c
 import importlib
@@ -141,9 +141,16 @@ def one_thread():
         torch.set_num_threads(before)
 
 
+def announced(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    "Pass rows on, and print each as soon as it is measured."
+    for row in tqdm(rows, desc="bench"):
+        tqdm.write(f"{row['work']}, {row['shape']}: {row['ratio']:.2f}")
+        yield row
+
+
 def write_bench(rows: Iterable[dict[str, Any]], folder: str | Path = "figures") -> pd.DataFrame:
     "Measure and write `bench.md` and `bench.csv`, with versions, machine and load."
-    table = pd.DataFrame(list(tqdm(rows, desc="bench")))
+    table = pd.DataFrame(list(announced(rows)))
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     versions = ", ".join(f"{k} {v}" for k, v in environment().items())
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {describe_device(pick_device())}, {load}"
@@ -166,5 +173,5 @@ def write_bench(rows: Iterable[dict[str, Any]], folder: str | Path = "figures") 
 
 def main(areas: Sequence[str] = ()) -> None:
     "Measure and print all areas and write the files, or only print the areas given; called by `make bench`."
-    table = pd.DataFrame(tqdm(all_rows(areas), desc="bench")) if areas else write_bench(all_rows())
+    table = pd.DataFrame(announced(all_rows(areas))) if areas else write_bench(all_rows())
     print(table.to_string(index=False))

@@ -164,7 +164,9 @@ class FigureSpec:
 Entry = Table | FigureSpec
 ENTRIES: dict[str, Entry] = {}
 # `others` comes first: full entries then replace those of its entries that wait
-PAPERS = tuple(f"wsss_nb.paper.tables.{name}" for name in ("others", "fbr", "fpr", "ssc", "segmentation"))
+PAPERS = tuple(
+    f"wsss_nb.paper.tables.{name}" for name in ("others", "fbr", "fpr", "ssc", "segmentation", "compare")
+)
 FIGURES = "wsss_nb.paper.figures.all"
 
 
