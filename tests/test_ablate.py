@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import psutil
 from notebooks import ROOT
+from processes import start
 
 from wsss_nb.ablate.execute import execute
 from wsss_nb.ablate.plan import Job, grid, missing, plan
@@ -27,28 +28,28 @@ TINY = dict(
     preset="smoke",
     overrides={"training.steps": 12, "training.log_every": 1, "augment.crop": 64, "inference.limit": 4},
 )
-RUNNER = """
-import json, signal, sys
-from wsss_nb.ablate.plan import Job
-from wsss_nb.ablate.runner import run_jobs
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background jobs ignore it otherwise
-    jobs = [Job(**j) for j in json.loads(sys.argv[1])]
-    outcomes = run_jobs(jobs, sys.argv[2], workers=int(sys.argv[3]), device="cpu", progress=False)
+
+
+def run_all(jobs, store, workers):
+    "Run jobs in a session of its own; the exit status is the number of those that failed."
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it otherwise
+    outcomes = run_jobs(jobs, store, workers=workers, device="cpu", progress=False)
     sys.exit([o.status for o in outcomes].count("failed"))
-"""
 
 
-def start(jobs, store, workers=2):
-    "Run jobs in another process."
-    described = json.dumps([j.model_dump() for j in jobs])
-    command = [sys.executable, "-c", RUNNER, described, str(store), str(workers)]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+def begin(jobs, store, workers=2):
+    "Run jobs in another process; it writes to `said.txt` beside the store."
+    return start(run_all, jobs, store, workers, output=store.parent / "said.txt")
 
 
-def processes(runner):
+def ended(runner, patience=600):
+    "Wait for a runner; return its exit status."
+    runner.join(patience)
+    return runner.exitcode
+
+
+def family(runner):
     "Return the worker processes of a runner, and their kernels."
 
     def running(word, found):
@@ -111,28 +112,28 @@ def test_killed_at_random_moments(tmp_path, request):
     store = tmp_path / "killed"
     seen = {}
     done = dict(runner=0, worker=0, kernel=0)  # kills of each
-    runner = start(jobs, store)
+    runner = begin(jobs, store)
     while sum(done.values()) < kills:
         time.sleep(rng.uniform(0.5, 6))
         now = finished(store)
         assert {k: v for k, v in now.items() if k in seen} == seen  # no result is ever written again
         seen = now
-        if runner.poll() is not None:  # all runs are finished: remove one and start again
+        if not runner.is_alive():  # all runs are finished: remove one and start again
             if len(seen) == len(jobs):
                 gone = rng.choice(sorted(seen))
                 RunStore(store).remove(gone)
                 del seen[gone]
-            runner = start(jobs, store)
+            runner = begin(jobs, store)
             continue
         victim = rng.choice([v for v in done if done[v] == min(done.values())])
-        workers, kernels = processes(runner)
+        workers, kernels = family(runner)
         target = {"runner": [runner], "worker": workers, "kernel": kernels}[victim]
         if target:
-            rng.choice(target).send_signal(signal.SIGKILL)
+            rng.choice(target).kill()
             done[victim] += 1
     runner.kill()
-    runner.wait()
-    assert start(jobs, store).wait(600) == 0
+    runner.join()
+    assert ended(begin(jobs, store)) == 0
     assert results(store) == calm and len(calm) == len(jobs)
     for run in RunStore(store):
         steps = [row["step"] for row in run.log()]
@@ -144,21 +145,21 @@ def test_killed_at_random_moments(tmp_path, request):
 def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
     "Ctrl-C reaches all processes: runs write a checkpoint, no process is left, and the same call resumes."
     long = TINY | {"overrides": TINY["overrides"] | SMALL_NETWORK | {"training.steps": 150}}
-    runner = start([Job(method="cam", seed=0, **long)], tmp_path / "runs", 1)
+    job = Job(method="cam", seed=0, **long)
+    runner = begin([job], tmp_path / "runs", 1)
     log = None
     while not (log and log.stat().st_size):  # a checkpoint needs a first step
         time.sleep(0.3)
         log = next((tmp_path / "runs").glob("*/log.jsonl"), None)
-        assert runner.poll() is None, runner.stdout.read()
+        assert runner.is_alive(), (tmp_path / "said.txt").read_text()
     os.killpg(runner.pid, signal.SIGINT)
-    output, _ = runner.communicate(timeout=60)
-    assert runner.returncode != 0 and "Run the same command again to resume" in output
+    assert ended(runner, 60) == 1
+    assert "Run the same command again to resume" in (tmp_path / "said.txt").read_text()
     run = next(iter(RunStore(tmp_path / "runs")))
     reached = len(run.log())
     assert (run.path / "checkpoint.safetensors").exists() and not run.done and reached < 150
     assert not leftovers(tmp_path / "runs")
-    again = start([Job(method="cam", seed=0, **long)], tmp_path / "runs", 1)
-    assert again.wait(300) == 0 and len(run.log()) == 150
+    assert ended(begin([job], tmp_path / "runs", 1)) == 0 and len(run.log()) == 150
 
 
 def test_many_kernels_at_once(tmp_path, request):

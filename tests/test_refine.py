@@ -4,14 +4,12 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from notebooks import ROOT
 from PIL import Image
+from processes import start
 from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
@@ -26,31 +24,6 @@ from wsss_nb.run.store import RunStore
 
 DATA = "cooccur?n=60&size=48"
 CHAIN = "slow?seconds=0.03,background?score=0.5"
-SLOW = """
-import signal, sys, time
-from wsss_nb.pipeline.folders import refine_folder
-from wsss_nb.pipeline.masks import refine_run
-from wsss_nb.refine.state import StepConfig
-from wsss_nb.run.store import RunStore
-
-class Slow(StepConfig, kind="slow"):
-    "Wait, then flip the scores."
-    seconds: float = 0.01
-
-    def build(self, context):
-        def step(seed):
-            time.sleep(self.seconds)
-            return seed.with_scores(seed.scores[:, :, ::-1])
-        return step
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background jobs ignore it otherwise
-    store, chain, *folders = sys.argv[1:]
-    if folders:
-        refine_folder(*folders[:2], chain, folders[2], "cpu", 2)
-    else:
-        refine_run(next(iter(RunStore(store))), chain, device="cpu", workers=2)
-"""
 
 
 def made_up(store, limit=40):
@@ -78,26 +51,12 @@ def made_up(store, limit=40):
     return run
 
 
-def start(script, *arguments):
-    "Run the script in another process."
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
-    return subprocess.Popen(
-        [sys.executable, str(script), *map(str, arguments)],
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @pytest.fixture
-def script(tmp_path):
-    "A script that refines with the step `slow`, which is registered here too."
-    file = tmp_path / "slow.py"
-    file.write_text(SLOW)
-    exec(SLOW, {"__name__": "slow"})
-    return file
+def slow():
+    "The module of the step `slow`, which its import registers."
+    import slow
+
+    return slow
 
 
 def state(folder):
@@ -110,37 +69,37 @@ def contents(folder):
     return {name: content for name, (_, content) in state(folder).items()}
 
 
-def killed(script, arguments, folder, total, kills, rng):
-    """Kill the script at random moments and start it again, until all masks are written.
+def killed(begin, folder, total, kills, rng):
+    """Kill a process at random moments and begin it again, until all masks are written.
 
     A written mask must never change. Returns the number of masks after each kill."""
     seen, left = {}, []
-    process = start(script, *arguments)
+    process = begin()
     while True:
         before = len(state(folder))
         wait = rng.randint(1, max(2, total // (kills + 1)))
-        while process.poll() is None and len(state(folder)) < before + wait:
+        while process.is_alive() and len(state(folder)) < before + wait:
             time.sleep(0.002)
-        if process.poll() is None and kills:
+        if process.is_alive() and kills:
             time.sleep(rng.uniform(0, 0.03))
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
             kills -= 1
             now = state(folder)
             assert {k: now[k] for k in seen} == seen, "a finished mask was lost or written again"
             for p in folder.rglob("[!.]*.png"):
                 Image.open(p).load()  # no file is incomplete
             seen = now
-            process = start(script, *arguments)
+            process = begin()
             left.append(len(now))
-        elif process.poll() is not None:
-            assert process.returncode == 0, process.stderr.read()
+        elif not process.is_alive():
+            assert process.exitcode == 0
             now = state(folder)
             assert {k: now[k] for k in seen} == seen
             return left
 
 
-def test_killed_during_a_batch(tmp_path, script, request):
+def test_killed_during_a_batch(tmp_path, slow, request):
     "kill -9 at random moments: no mask is lost, incomplete or made twice, and the result is the same."
     kills = 20 if request.config.getoption("--long") else 3
     calm = made_up(tmp_path / "calm")
@@ -148,7 +107,9 @@ def test_killed_during_a_batch(tmp_path, script, request):
     whole = refine_run(calm, CHAIN, device="cpu", workers=2)
     out = refined(run, CHAIN)
     folder = out.path / "masks/train"
-    left = killed(script, (tmp_path / "killed", CHAIN), folder, 36, kills, random.Random(0))
+    left = killed(
+        lambda: start(slow.in_store, tmp_path / "killed", CHAIN), folder, 36, kills, random.Random(0)
+    )
     done = contents(folder)
     assert any(0 < n < len(done) for n in left), "never killed in the middle"
     assert done == contents(whole.path / "masks/train")
@@ -159,42 +120,47 @@ def test_killed_during_a_batch(tmp_path, script, request):
     assert not list(out.path.rglob(".*")), "an incomplete file was left"
 
 
-def test_killed_in_folders(tmp_path, script):
+def test_killed_in_folders(tmp_path, slow):
     data = open_data(DATA)
     samples = [data.load(i, ["image", "mask"]) for i in data.ids("train")[:30]]
     made = write_folder(tmp_path / "data", {"train": samples}, data.classes)
     folders = (made / "JPEGImages", made / "SegmentationClass")
     calm = refine_folder(*folders, "slow", tmp_path / "calm", "cpu", 2)
-    arguments = ("-", "slow?seconds=0.03", *folders, tmp_path / "out")
-    killed(script, arguments, tmp_path / "out", 30, 1, random.Random(1))
+    arguments = (*folders, "slow?seconds=0.03", tmp_path / "out")
+    killed(lambda: start(slow.in_folders, *arguments), tmp_path / "out", 30, 1, random.Random(1))
     assert contents(tmp_path / "out") == contents(calm)
     ids = [row["id"] for row in read_log(tmp_path / "out/log.jsonl") if "id" in row]
     assert len(ids) == len(set(ids)) and not list((tmp_path / "out").glob(".*"))
 
 
-def test_two_at_once_do_the_work_once(tmp_path, script):
+def test_two_at_once_do_the_work_once(tmp_path, slow):
     "The second process waits, then finds everything done."
     run = made_up(tmp_path / "runs")
-    both = [start(script, tmp_path / "runs", "slow?seconds=0.1") for _ in range(2)]
-    errors = [p.communicate(timeout=120)[1] for p in both]
-    assert [p.returncode for p in both] == [0, 0], errors
+    said = [tmp_path / f"{i}.txt" for i in range(2)]
+    both = [start(slow.in_store, tmp_path / "runs", "slow?seconds=0.1", output=file) for file in said]
+    for p in both:
+        p.join(120)
+    errors = [file.read_text() for file in said]
+    assert [p.exitcode for p in both] == [0, 0], errors
     rows = read_log(refined(run, "slow?seconds=0.1").path / "log.jsonl")
     ids = [r["id"] for r in rows if "id" in r]
     assert len(ids) == len(set(ids)) and sum("build" in r for r in rows) == 1
     assert sum("waiting for it" in e for e in errors) == 1
 
 
-def test_ctrl_c_keeps_what_is_done(tmp_path, script):
+def test_ctrl_c_keeps_what_is_done(tmp_path, slow):
     run = made_up(tmp_path / "runs")
-    process = start(script, tmp_path / "runs", "slow?seconds=0.3")
+    said = tmp_path / "said.txt"
+    process = start(slow.in_store, tmp_path / "runs", "slow?seconds=0.3", output=said)
     folder = refined(run, "slow?seconds=0.3").path
     deadline = time.monotonic() + 60
     while len(state(folder)) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     began = time.monotonic()
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode != 0 and "KeyboardInterrupt" in errors and time.monotonic() - began < 10
+    process.join(30)
+    errors = said.read_text()
+    assert process.exitcode == 1 and "KeyboardInterrupt" in errors and time.monotonic() - began < 10
     kept = state(folder)
     assert 4 <= len(kept) < 36
     assert not list(folder.rglob(".*"))
@@ -208,7 +174,7 @@ def call(*words):
     return CliRunner().invoke(app, [*map(str, words)])
 
 
-def test_a_bad_image_is_named_and_the_others_are_kept(tmp_path, script):
+def test_a_bad_image_is_named_and_the_others_are_kept(tmp_path, slow):
     run = made_up(tmp_path / "runs")
     ids = chosen_ids(open_data(DATA), "train", 40)
     no_class = np.zeros((0, 3, 3), np.float16)

@@ -158,7 +158,8 @@ def test_layout():
     assert {f.split("/")[0] for f in listed.stdout.split()} <= allowed
 
 
-def test_import_is_light():
-    "`import wsss_nb` does not load torch, so that `wsss_nb --help` is quick."
-    code = "import sys, wsss_nb; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["wsss_nb", "wsss_nb.cli", "wsss_nb.ablate.execute"])
+def test_import_is_light(module):
+    "Neither `wsss_nb --help` nor a worker that only starts notebooks loads torch."
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -16,15 +16,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:  # seconds; a worker that only starts notebooks needs none of it
+    import torch
 
 # Tensors of the CPU in huge pages: with images of many sizes page faults took a third of inference on a busy machine. Read at torch's
 # first allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-import torch  # noqa: E402
 
 # %% ../nbs/00_core.ipynb #8d89d2e0
 class UserError(Exception):
@@ -54,13 +55,17 @@ def derive_seed(
 # %% ../nbs/00_core.ipynb #0747bb47
 def seed_everything(seed: int) -> None:
     "Seed Python, numpy and torch (CPU and every accelerator)."
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #b05249f9
-def pick_device(name: str | torch.device = "auto") -> torch.device:
+def pick_device(name: "str | torch.device" = "auto") -> "torch.device":
     "Return a torch device; `auto` is the accelerator if there is one, else the CPU. An unusable device is a `UserError`."
+    import torch
+
     if name == "auto" and torch.accelerator.is_available():
         return torch.accelerator.current_accelerator()
     if name == "auto":
@@ -81,15 +86,17 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 # %% ../nbs/00_core.ipynb #ab6aa636
-def describe_device(device: torch.device) -> str:
+def describe_device(device: "torch.device") -> str:
     "Name a device for results: the accelerator's name, or the CPU and its number of threads."
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} threads)"
 
 # %% ../nbs/00_core.ipynb #a4daf8fe
 @contextmanager
-def evaluating(*modules: torch.nn.Module) -> Iterator[None]:
+def evaluating(*modules: "torch.nn.Module") -> Iterator[None]:
     "Switch modules to evaluation mode within the block; restore each module's mode afterwards."
     modes = {m: m.training for module in modules for m in module.modules()}
     try:
@@ -101,18 +108,22 @@ def evaluating(*modules: torch.nn.Module) -> Iterator[None]:
             m.training = mode
 
 # %% ../nbs/00_core.ipynb #3d6ba8e9
-def peak_memory_mib(device: torch.device) -> float:
+def peak_memory_mib(device: "torch.device") -> float:
     "Return peak memory in MiB since `reset_peak_memory`: allocated on the GPU, or the resident size of the process."
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def reset_peak_memory(device: torch.device) -> None:
+def reset_peak_memory(device: "torch.device") -> None:
     "Restart peak-memory tracking (on CPU: Linux only)."
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.reset_peak_memory_stats(device)
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -141,9 +152,7 @@ def atomic_path(
 
 # %% ../nbs/00_core.ipynb #24ff1dc2
 def _plain(x: Any) -> Any:
-    if isinstance(x, np.generic) or (torch.is_tensor(x) and x.ndim == 0):
-        return x.item()
-    if isinstance(x, np.ndarray) or torch.is_tensor(x):
+    if hasattr(x, "tolist"):  # of numpy or torch
         return x.tolist()
     if isinstance(x, Path):
         return str(x)
