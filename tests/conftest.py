@@ -34,7 +34,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    "Put the longest files first and the notebooks last: two workers that take test after test then end together."
+    "Put the longest files first and the notebooks last: workers that take test after test then end together."
     longest = ["test_ablate", "test_browser", "test_training", "test_companions", "test_explore"]
     order = {name: i for i, name in enumerate([*longest, None, "test_notebooks"])}
     items.sort(key=lambda item: order.get(item.path.stem, len(longest)))

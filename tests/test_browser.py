@@ -310,6 +310,11 @@ def test_explorer(page, served, photos):
     before = ious.first.text_content()
     drag(page, handle.bounding_box(), {"x": 8, "y": 8}, {"x": 120, "y": 8}, {"x": 160, "y": 8})
     expect(ious.first).not_to_have_text(before)  # another threshold, another IoU
+    times = [
+        latency(page, lambda: handle.press(key), ".wsss-panel .wsss-picture", 2)
+        for key in ["ArrowRight", "ArrowLeft"] * 12
+    ]
+    measured(f"explorer in {served.kind}, threshold to both new pictures (500 x 375): {spread(times[4:])}")
     page.get_by_role("button", name="each run's own").click()
     expect(ious.first).to_have_text(before)
 
@@ -355,16 +360,6 @@ def test_explorer(page, served, photos):
     page.get_by_label("Layer").select_option("CAM")
     expect(page.locator(".wsss-waiting")).to_have_count(0)
     screenshot(page, f"explorer-own-{served.kind}")
-
-
-def test_explorer_slider(page, served, photos):
-    "Measure the time from the slider to the new pictures (500 x 375 pixels) of two runs."
-    opened(page, served, photos)
-    handle = page.locator(".wsss-field", has_text="Threshold").locator(".noUi-handle")
-    times = []
-    for key in ["ArrowRight", "ArrowLeft"] * 12:
-        times.append(latency(page, lambda: handle.press(key), ".wsss-panel .wsss-picture", 2))
-    measured(f"explorer in {served.kind}, threshold to both new pictures (500 x 375): {spread(times[4:])}")
 
 
 def test_explorer_slider_in_python(photos):

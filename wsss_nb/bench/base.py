@@ -29,10 +29,17 @@ from ..core import UserError, atomic_path, describe_device, pick_device
 from ..run.store import environment
 
 # %% ../../nbs/bench/00_base.ipynb #f7928351
-def interleaved(*work: Callable[[], Any], n: int = 5, device: torch.device | None = None) -> list[float]:
-    "Measure the median seconds of each function over `n` alternating calls, after one warm-up call."
+def interleaved(
+    *work: Callable[[], Any],
+    n: int = 5,
+    device: torch.device | None = None,
+    budget: float = 20.0,  # seconds, after which no further round begins
+) -> list[float]:
+    "Measure the median seconds of each function over `n` alternating calls (fewer when slow), after a warm-up call."
     times: list[list[float]] = [[] for _ in work]
-    for _ in range(n + 1):
+    for i in range(n + 1):
+        if i > 1 and sum(map(sum, times)) > budget:
+            break
         for f, t in zip(work, times):
             start = time.perf_counter()
             f()
