@@ -36,6 +36,8 @@ class FPRConfig(TermConfig, kind="fpr"):
 
     fine_tunes: bool = True  # start from a trained classifier (Sec. 3.2.1)
     layers = LAYERS
+    # the public release
+    paper = dict(values=dict(scales=(1.0, 0.5, 1.5, 2.0), flip=True), optim=dict(clip=5.0))
     presets = dict(
         small=dict(values=dict(temperature=None)),
         quick=dict(values=dict(temperature=None, lambda_rc=0.36, lambda_pr=4.5e-4)),

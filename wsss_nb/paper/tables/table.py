@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['label', 'cells', 'digits', 'paper_text', 'seed_cell', 'printed', 'sheet', 'mark_best', 'unit', 'heading',
-           'measured_line', 'first_weights', 'memory_line', 'notes', 'differences', 'same', 'same_runs', 'unmeasured',
-           'to_run', 'to_refine', 'clock', 'elsewhere', 'details', 'save', 'Measured']
+           'measured_line', 'first_weights', 'grid_line', 'memory_line', 'notes', 'differences', 'same', 'same_runs',
+           'unmeasured', 'to_run', 'to_refine', 'clock', 'elsewhere', 'details', 'save', 'Measured']
 
 # %% ../../../nbs/paper/tables/06_table.ipynb #087b29ed
 import itertools
@@ -22,6 +22,7 @@ from wsss_nb.paper.tables.measure import (
     PLAIN,
     Measurement,
     difference,
+    dig,
     frame,
     last,
     refinement,
@@ -119,7 +120,7 @@ def unit(m: Measurement) -> str:
 
 def heading(m: Measurement) -> list[str]:
     "State the origin of the measured and of the printed numbers."
-    lines = [measured_line(m), *filter(None, [first_weights(m)])]
+    lines = [measured_line(m), *filter(None, [first_weights(m), grid_line(m)])]
     if m.planned and m.overrides:
         lines.append("Changed: " + ", ".join(f"{f} = {v}" for f, v in m.overrides.items()) + ".")
     if any(last(p) == "peak_memory_mib" for p in m.columns.values()):
@@ -156,6 +157,18 @@ def first_weights(m: Measurement) -> str:
     models = [p.recipe.model for ps in m.planned.values() for p in ps if p.recipe.model.segments]
     each = dict.fromkeys(f"{x.kind} on {x.backbone}, from {x.initial_weights()}" for x in models)
     return f"Networks: {'; '.join(each)}." if each else ""
+
+
+def grid_line(m: Measurement) -> str:
+    "State the CAM grids of the measured runs, and how well a perfect CAM does on them; '' without a known grid."
+    metrics = [v for seeds in m.results.values() for _, v in seeds.values() if v.get("grid")]
+    each = {
+        f"{v['grid']['train']} and {v['grid']['inference']} (ceiling {dig(v, 'ceiling.miou'):.1f} mIoU)"
+        for v in metrics
+    }
+    return (
+        f"CAM cells along the long side in training and inference: {'; '.join(sorted(each))}." if each else ""
+    )
 
 
 def memory_line(m: Measurement) -> str:
