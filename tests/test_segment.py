@@ -30,7 +30,7 @@ from wsss_nb.metrics.confusion import Confusion, predict_mask
 from wsss_nb.paper.registry import ENTRIES, lookup
 from wsss_nb.pipeline import masks as masks_module
 from wsss_nb.pipeline.evaluate import evaluate_predictions
-from wsss_nb.pipeline.experiment import run_recipe
+from wsss_nb.pipeline.experiment import Experiment, run_recipe
 from wsss_nb.pipeline.load import load_model
 from wsss_nb.run.presets import SMALL_NETWORK, make_recipe
 from wsss_nb.run.recipe import identity
@@ -83,6 +83,7 @@ def test_predictions_are_evaluated(trained, tmp_path):
         "IoU by size of the object",
         "trimap mIoU",
         "boundary F",
+        "trained from random",
     ):
         assert words in done.stdout, done.stdout
     assert "threshold" not in done.stdout and "leak" not in done.stdout
@@ -90,6 +91,7 @@ def test_predictions_are_evaluated(trained, tmp_path):
     assert {"precision", "recall", "size_iou < 5 %", "trimap_iou 2", "boundary_f 2"} <= set(columns)
     both = call("eval", run.key, cam.key, "--split", "train", "--runs", store)
     assert both.exit_code == 0 and run.key in both.stdout and cam.key in both.stdout, both.output
+    assert both.stdout.count("from random") == 1 and "from random" in call("runs", "--runs", store).stdout
     same = call("eval", run.key, "--against", run.key, "--runs", store)
     assert "no threshold (segmentation network)" in same.stdout and "val, 3 images" in same.stdout
     other = call("eval", run.key, "--against", cam.key, "--split", "val", "--runs", store)
@@ -143,6 +145,27 @@ def test_labels_count_and_their_place_does_not(tmp_path, masks):
     cached = load_cam(cam_path(first.path, "val", open_data(DATA).ids("val")[0]))
     total = cached.full().sum(0) + cached.rest(0)
     assert (total > 0.9).all() and (total < 1.01).all()  # probabilities, less those of unlikely classes
+
+
+def test_a_corrected_ground_truth_is_another_run(tmp_path, monkeypatch):
+    "The ceiling of changed masks is not that of the old ones, though ids, sizes and tags stay."
+    monkeypatch.setenv("WSSS_NB_CACHE", str(tmp_path / "cache"))
+
+    def key(data):
+        recipe = make_recipe("deeplab_v2", data.name, "smoke", overrides={"model.labels": "truth"})
+        return Experiment(recipe, tmp_path / "runs", data, "cpu", 0).run.key
+
+    first = quarters(tmp_path / "data")
+    moved = open_data(f"folder:{shutil.copytree(tmp_path / 'data', tmp_path / 'moved')}")
+    assert key(moved) == key(first)
+    file = moved.path("train", "mask")
+    file.touch()
+    assert key(moved) == key(first)
+    mask = moved.load("train", ["mask"])["mask"]
+    mask[0, 0] = 1
+    write_map(file, mask)
+    changed = open_data(moved.name)
+    assert changed.fingerprint() == first.fingerprint() and key(changed) != key(first)
 
 
 def test_half_a_folder_is_trained_on_only_when_told(tmp_path, masks):

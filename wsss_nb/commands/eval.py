@@ -267,6 +267,8 @@ def judge_runs(
     device: str,
 ) -> dict[str, Any]:
     "Score seeds, predictions or refined masks of runs; print one run with every class, several runs side by side."
+    from wsss_nb.run.store import weights_text
+
     found = {}
     rows = []
     for run, data in opened:
@@ -280,6 +282,7 @@ def judge_runs(
         elif recipe.model.segments:
             scores = judge_predictions(run, data, where, options, device)
             text = scores_text(scores, f"{recipe.method}, run {run.key}, {where}")
+            text += f"\ntrained {weights_text(run)}"
         else:
             metrics, scores = judge_seeds(run, data, recipe, options, device)
             text = metrics_text(metrics)
@@ -287,6 +290,8 @@ def judge_runs(
         row = dict(run=run.key, method=recipe.method, seed=recipe.seed)
         row |= {k: 100 * v for k, v in scores.summary().items()}
         row |= {k: 100 * metrics[k] for k in ("leak", "excess_leak") if k in metrics}
+        if recipe.model.segments:
+            row["weights"] = weights_text(run)
         if "threshold" in metrics:
             row["threshold"] = metrics["threshold"]
         rows.append(row)

@@ -25,6 +25,8 @@ def runs_list(ctx: typer.Context, runs: Runs = Path("runs")):
     if ctx.invoked_subcommand is not None:
         return
     table = RunStore(runs).table()
+    if not table.weights.any():  # no segmentation network
+        table = table.drop(columns="weights")
     if len(table):
         typer.echo(table.to_string(index=False, na_rep="", float_format="{:.3f}".format))
     else:

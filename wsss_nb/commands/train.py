@@ -59,7 +59,7 @@ def read_recipe(
 # %% ../../nbs/commands/03_train.ipynb #18a7fae5
 def describe(run) -> str:
     "Describe a finished run in two lines: name, metrics of its seeds and CAM grid; folder."
-    from wsss_nb.run.store import grid_text, run_line
+    from wsss_nb.run.store import grid_text, run_line, weights_text
 
     m = run.result["metrics"]
     where = f"{run_line(run)} on {run.recipe.data}, {m['split']}"
@@ -70,7 +70,7 @@ def describe(run) -> str:
     if "threshold" in m:  # a segmentation network has none
         shares.append(f"threshold {m['threshold']:.2f} from {m['threshold_from']}")
     text = ", ".join(shares)
-    return f"{where}: {'; '.join(filter(None, [text, grid_text(m)]))}\nin {run.path}"
+    return f"{where}: {'; '.join(filter(None, [text, weights_text(run), grid_text(m)]))}\nin {run.path}"
 
 # %% ../../nbs/commands/03_train.ipynb #02a333a7
 RecipeFile = Annotated[

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core import derive_seed
 from ..data.base import IGNORE
 from ..data.transforms import multi_scale
-from .backbones import NO_HUB, OFFLINE, Backbone, offline_file
+from .backbones import NO_HUB, OFFLINE, Backbone, cached_file, offline_file
 from .cam import CamModel, CamOutput
 from .vgg16 import VGG16DeepLab
 from ..run.plugin import Changes
@@ -153,15 +153,14 @@ def initial_weights(backbone: str, weights: str) -> str:
         return "random"
     if weights != "auto":
         name = Path(weights).name
-        return (
-            f"file {name} (COCO by its name)"
-            if "coco" in name.lower()
-            else f"file {name} (ImageNet or COCO?)"
-        )
+        words = dict(coco="COCO by its name", imagenet="ImageNet by its name", ilsvrc="ImageNet by its name")
+        data = next((words[word] for word in words if word in name.lower()), "ImageNet or COCO?")
+        return f"file {name} ({data})"
     if offline_file(backbone):
         return f"ImageNet (PyPI {OFFLINE[backbone][0]})"
     if backbone in NO_HUB:
-        return "none (no hub has them)"
+        file = cached_file(backbone)
+        return f"ImageNet (file {file.name} in the cache)" if file else "none (no hub has them)"
     cfg = timm.get_pretrained_cfg(VGG16DeepLab.hub if backbone == "vgg16_deeplab" else backbone)
     if cfg is None or not cfg.tag:
         return f"timm {backbone}"

@@ -98,13 +98,12 @@ def thin_out(
     layer: str,  # 'fc6' or 'fc7'
 ) -> Tensor:  # weight or bias of this network's layer
     "Keep every fourth channel, and every third tap of fc6's 7x7 filters (DeepLab-LargeFOV, Sec. 4.1 and 4.3)."
-    if value.shape[0] != 4096:
+    inputs, taps = (512, 7) if layer == "fc6" else (4096, 1)
+    if value.numel() not in (4096, 4096 * inputs * taps**2):
         raise UserError(
-            f"{layer} of VGG-16 has 4096 outputs, not {value.shape[0]}.",
+            f"{layer} of VGG-16 is 4096 x {inputs} x {taps} x {taps}, not {' x '.join(map(str, value.shape))}.",
             "Set model.weights to a file of torchvision's or timm's vgg16.",
         )
-    if value.ndim == 1:
-        return value[::4].clone()
-    if layer == "fc6":
-        return value.reshape(4096, 512, 7, 7)[::4, :, ::3, ::3].clone()
-    return value.reshape(4096, 4096, 1, 1)[::4, ::4].clone()
+    if value.numel() == 4096:
+        return value.flatten()[::4].clone()
+    return value.reshape(4096, inputs, taps, taps)[::4, :: 4 if layer == "fc7" else 1, ::3, ::3].clone()

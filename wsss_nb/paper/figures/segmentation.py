@@ -37,7 +37,7 @@ from .refinement import name_points
 from ..registry import TRUTH, FigureSpec, Row
 from ..tables.measure import Measurement, spread
 from ...pipeline.compare import about
-from ...run.store import Run
+from ...run.store import Run, weights_text
 
 # %% ../../../nbs/paper/figures/10_segmentation.ipynb #6eba8d97
 def prediction(run: Run, id: str) -> ndarray:  # uint8 [H, W]
@@ -85,7 +85,8 @@ def draw_segmentations(runs: Mapping[str, Sequence[Run]], data: WsssData, most: 
             row.append((label_map(s["image"], prediction(run, id)), iou))
         grid.append(row)
     keys = "; ".join(
-        f"{k}: {r.recipe.method} on {r.recipe.model.labels}, run {r.key}" for k, r in shown.items()
+        f"{k}: {r.recipe.method} {weights_text(r)} on {r.recipe.model.labels}, run {r.key}"
+        for k, r in shown.items()
     )
     note = f"{rule} IoU of that class in the image. The networks know no tags. {keys}; preset {run.recipe.preset}."
     title = f"Predictions of segmentation networks ({about(list(shown.values()))})"

@@ -35,6 +35,7 @@ PRESETS = dict(
     irn=CrfPreset(unary="labels", sxy=50, srgb=5),  # IRN, AMN, AdvCAM, FPR, SSC
     deeplab=CrfPreset(gauss_sxy=1, sxy=67, srgb=3, compat=4),  # DeepLab-v2
     mctformer=CrfPreset(gauss_sxy=4, sxy=83, srgb=5, compat=3),
+    seam=CrfPreset(sxy=32, iterations=1),  # DeepLab-v1 of SEAM's release, trained on its masks
 )
 
 
