@@ -51,6 +51,7 @@ def worker_options(workers: int, device: str = "auto") -> list[dict[str, Any]]:
     if workers > n > 0:
         raise UserError(f"{workers} workers for {n} GPU(s).", f"Use --workers {n}, or --device cpu.")
     common = dict(nthreads=1, memory_limit=0, host="127.0.0.1", dashboard=False, silence_logs=50)
+    common["preload"] = ["wsss_nb.ablate.execute"]  # its `dask_setup`
     if n == 0:
         return [dict(common) for _ in range(workers)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(n)))).split(",")
