@@ -45,7 +45,11 @@ def answer(change):
     shown.data = picture(50 * change.new[2] % 256)
 
 shown.observe(answer, 'click')
-shown.observe(lambda change: setattr(moved, 'value', f'cross {change.new}'), 'cross')
+def follow(change):
+    moved.value = f'cross {change.new}'
+    shown.data = picture(sum(change.new))
+
+shown.observe(follow, 'cross')
 VBox([shown, clicked, moved])
 """
 COUNT_URLS = """
@@ -57,6 +61,8 @@ URL.revokeObjectURL = (x) => { window.urls -= x.startsWith('blob:'); drop(x); };
 
 
 def test_picture(page, served):
+    from playwright.sync_api import expect
+
     page.add_init_script(COUNT_URLS)
     served.show(page, PICTURE)
     picture = page.get_by_role("application", name="colours")
@@ -75,16 +81,22 @@ def test_picture(page, served):
     says(page, "clicked (74, 99, 5)")  # the last pixel, again and again
     page.wait_for_function("document.querySelector('.wsss-picture').dataset.shown > 2")
     assert page.evaluate("window.gaps") == 0
-
-    before = page.locator(".jp-Notebook.jp-mod-editMode").count()
+    picture.hover(position={"x": 4 * 30 + 1, "y": 4 * 20 + 1})
+    page.mouse.down()
+    last = picture.locator("img").get_attribute("src")
     picture.press("ArrowRight")
     says(page, "cross [37, 50]")  # starts in the middle
+    expect(picture.locator(f"img[src='{last}']")).to_have_count(0)  # a new picture between press and release
+    page.mouse.up()
+    says(page, "clicked (20, 30, 6)")
+
+    before = page.locator(".jp-Notebook.jp-mod-editMode").count()
     picture.press("Shift+ArrowUp")
     picture.press("ArrowLeft")
     says(page, "cross [27, 49]")
     screenshot(page, f"picture-{served.kind}")
     picture.press("Enter")
-    says(page, "clicked (27, 49, 6)")
+    says(page, "clicked (27, 49, 7)")
     for _ in range(4):
         picture.press("Shift+ArrowUp")
     says(page, "cross [0, 49]")  # not beyond the edge

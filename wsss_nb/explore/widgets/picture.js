@@ -1,7 +1,7 @@
 // A picture that reports the pixel of a click or key. The model's traits are described in picture.py.
 const STYLE = `
 .wsss-picture { display: inline-block; position: relative; margin: 4px; line-height: 0; max-width: calc(100% - 8px); cursor: crosshair; border-radius: 1px; }
-.wsss-picture img { display: block; width: 100%; height: auto; user-select: none; -webkit-user-drag: none; }
+.wsss-picture img { display: block; width: 100%; height: auto; user-select: none; -webkit-user-drag: none; pointer-events: none; }
 .wsss-picture:focus { outline: none; }
 .wsss-picture:focus-visible { outline: 3px solid #0072b2; outline-offset: 1px; }
 .wsss-picture svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden; pointer-events: none; }
@@ -12,6 +12,7 @@ const STYLE = `
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const clamp = (x, n) => Math.min(Math.max(x, 0), n - 1);
 
+// The image takes no pointer events: a browser drops a click whose target is replaced between press and release, as a new picture would do.
 function render({ model, el }) {
   const stop = new AbortController();
   const on = (target, names, f) => names.split(" ").forEach((n) => target.addEventListener(n, f, { signal: stop.signal }));
