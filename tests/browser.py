@@ -285,13 +285,13 @@ def _server(kind, folder):
 
 
 @pytest.fixture(scope="module")
-def voila(tmp_path_factory):
+def voila(tmp_path_factory, warm_kernels):
     "A running Voilà server."
     yield from _server("voila", tmp_path_factory.mktemp("voila"))
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, warm_kernels):
     "A running JupyterLab server."
     yield from _server("lab", tmp_path_factory.mktemp("lab"))
 

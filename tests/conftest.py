@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.pop("WSSS_NB_DEBUG", None)  # a developer's shell must not change the results
 
+import kernel  # noqa: E402
 import notebooks  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
@@ -41,7 +42,16 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def warm_kernels(tmp_path_factory):
+    "From now on Jupyter's kernels are forks of a process that has imported the heavy packages."
+    with kernel.serve(tmp_path_factory.mktemp("kernels")) as folder:
+        os.environ["JUPYTER_PATH"] = str(folder)
+        yield
+        del os.environ["JUPYTER_PATH"]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, warm_kernels):
     "What runs a notebook."
     server = notebooks.Server(tmp_path_factory.mktemp("notebooks"))
     yield server

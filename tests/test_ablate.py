@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import psutil
+import pytest
 from notebooks import ROOT
 from processes import start
 
@@ -23,6 +24,7 @@ from wsss_nb.pipeline.experiment import run_recipe
 from wsss_nb.run.presets import SMALL_NETWORK
 from wsss_nb.run.store import RunStore
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
 TINY = dict(
     data="cooccur?n=24&size=64",
     preset="smoke",

@@ -11,6 +11,7 @@ from PIL import Image
 
 from wsss_nb.run.presets import SMALL_NETWORK
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
 TINY = dict(data="cooccur?n=24&size=64", preset="smoke", device="cpu")
 
 
