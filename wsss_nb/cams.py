@@ -184,7 +184,8 @@ def write_cams(
     folder: Path,  # a run's folder; files go to cams/SPLIT/ID.npz
     inference: Inference = Inference(),
     device: torch.device = torch.device("cpu"),
-    batch_size: int = 8,
+    batch_size: int
+    | None = None,  # None: 8 on a GPU; 1 elsewhere, where more gain nothing and a resumed run could not repeat them
     workers: int = 0,
 ) -> list[str]:  # ids of these images
     "Infer and cache the CAM, or prediction, of every image of a split (or of `inference.limit` images); skip cached images."
@@ -193,6 +194,7 @@ def write_cams(
     todo.ids = [i for i in ids if not cam_path(folder, split, i).exists()]
     if not todo.ids:
         return ids
+    batch_size = batch_size or (8 if device.type == "cuda" else 1)
     batches = list(same_size_batches([data.size(i) for i in todo.ids], batch_size))
     loader = DataLoader(
         todo, batch_sampler=batches, collate_fn=collate, num_workers=workers, pin_memory=device.type == "cuda"
