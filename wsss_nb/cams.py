@@ -184,8 +184,7 @@ def write_cams(
     folder: Path,  # a run's folder; files go to cams/SPLIT/ID.npz
     inference: Inference = Inference(),
     device: torch.device = torch.device("cpu"),
-    batch_size: int
-    | None = None,  # None: 8 on a GPU; 1 elsewhere, where more gain nothing and a resumed run could not repeat them
+    batch_size: int | None = None,  # None: 8 on a GPU, 1 elsewhere
     workers: int = 0,
 ) -> list[str]:  # ids of these images
     "Infer and cache the CAM, or prediction, of every image of a split (or of `inference.limit` images); skip cached images."
@@ -194,6 +193,7 @@ def write_cams(
     todo.ids = [i for i in ids if not cam_path(folder, split, i).exists()]
     if not todo.ids:
         return ids
+    # On a CPU more gain nothing, and a run killed within a batch would go on with other batches, and other last bits.
     batch_size = batch_size or (8 if device.type == "cuda" else 1)
     batches = list(same_size_batches([data.size(i) for i in todo.ids], batch_size))
     loader = DataLoader(
