@@ -105,6 +105,34 @@ def test_picture(page, served):
     assert page.evaluate("window.urls") <= 1  # only the current picture is kept
 
 
+LATE = """
+import asyncio
+from ipywidgets import HTML, VBox
+from wsss_nb.explore.widgets.parts import Catchup
+
+lines = [HTML() for _ in range(300)]
+for line in lines:
+    line.add_class('late')
+
+async def change():
+    for line in lines:
+        line.value = 'changed'
+        await asyncio.sleep(.02)
+
+changes = asyncio.get_event_loop().create_task(change())
+app = VBox(lines)
+VBox([app, Catchup(app)])
+"""
+
+
+def test_changes_while_the_page_loads(page, voila):
+    from playwright.sync_api import expect
+
+    voila.show(page, LATE)
+    expect(page.locator(".late")).to_have_count(300)
+    expect(page.locator(".late", has_text="changed")).to_have_count(300)
+
+
 SCATTER = """
 import numpy as np
 from ipywidgets import HTML, VBox

@@ -22,7 +22,7 @@ from .state import MOST_RUNS, ExplorerState, export_figure, panels
 from .waits import look_of
 from ..images import YOURS
 from ..source import Source, of_each_method
-from ..widgets.parts import Download, Status, palette_css, style_sheet
+from ..widgets.parts import Catchup, Download, Status, palette_css, style_sheet
 from ..widgets.views import Strip
 from ..widgets.work import Work
 from ...run.store import Run, RunStore, run_line
@@ -81,7 +81,7 @@ class CamExplorer(VBox):
         self.code = Textarea(layout={"width": "100%", "display": "none"}, rows=7)
         self.code.add_class("wsss-code")
         rows = self.controls.rows(self.strip, self.status)
-        super().__init__([self.style_sheet, self.download, *rows, self.code, self.canvas])
+        super().__init__([self.style_sheet, self.download, *rows, self.code, self.canvas, Catchup(self)])
         self.add_class("wsss-app")
         self._open(source, dict(runs=tuple(source.runs)[:2]) | choices)
 

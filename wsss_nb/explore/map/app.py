@@ -38,7 +38,7 @@ from ..picture import Picture
 from ..scatter import Scatter
 from ..source import Source
 from ..widgets.compose import encode
-from ..widgets.parts import Status, action, field, row, style_sheet, tie
+from ..widgets.parts import Catchup, Status, action, field, row, style_sheet, tie
 from ..widgets.sheets import tile_at
 from ..widgets.work import Job, Work
 
@@ -92,7 +92,7 @@ class FeatureMap(VBox):
         main = HBox([self.maps, self.side], layout={"overflow": "visible"})
         css = HTML(style_sheet(CSS))
         status = row(self.status, kind="status")
-        super().__init__([css, self.controls, status, main, self.about, self.below])
+        super().__init__([css, self.controls, status, main, self.about, self.below, Catchup(self)])
         self.add_class("wsss-app")
         self.image.layout.display = self.sheet.layout.display = "none"
         self.image.observe(self._clicked, "click")

@@ -31,7 +31,7 @@ from .state import NroiState, fbr_runs
 from ..picture import Picture
 from ..source import Source
 from ..widgets.compose import encode
-from ..widgets.parts import Status, action, button, field, row, style_sheet, tie
+from ..widgets.parts import Catchup, Status, action, button, field, row, style_sheet, tie
 from ..widgets.sheets import Tile, tile_at
 from ..widgets.views import PanelView, Strip
 from ..widgets.work import Work
@@ -123,7 +123,17 @@ class NroiExplorer(VBox):
         status = row(self.status, kind="status")
         bank_row = row(self.bank_title, self.more)
         super().__init__(
-            [css, self._fields(), self.strip, status, self.pictures, self.patches, bank_row, self.bank]
+            [
+                css,
+                self._fields(),
+                self.strip,
+                status,
+                self.pictures,
+                self.patches,
+                bank_row,
+                self.bank,
+                Catchup(self),
+            ]
         )
         self.add_class("wsss-app")
         self.state.observe(lambda change: self._show_image(), ["image", "k", "run"])
