@@ -166,13 +166,13 @@ def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
 
 def test_many_kernels_at_once(tmp_path, request):
     "No execution fails because many kernels start at once, or because Ctrl-C reaches the workers."
-    n = 64 if request.config.getoption("--long") else 16
+    n, workers = (64, 8) if request.config.getoption("--long") else (8, 4)
     cells = [
         nbformat.v4.new_code_cell("number = 0", metadata=dict(tags=["parameters"])),
         nbformat.v4.new_code_cell("number ** 2"),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "source.ipynb")
-    with cluster(8, device="cpu") as client:
+    with cluster(workers, device="cpu") as client:
         client.run(lambda: os.kill(os.getpid(), signal.SIGINT))  # Ctrl-C in a terminal ends no worker
         source = tmp_path / "source.ipynb"
         futures = [
