@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'AREAS', 'ALL_THREADS', 'interleaved', 'timed_row', 'row', 'run_script', 'process_peak_mib', 'alone',
-           'all_rows', 'one_thread', 'announced', 'write_bench', 'main']
+           'all_rows', 'one_thread', 'announced', 'write_bench', 'bench_text', 'main']
 
 # %% ../../nbs/bench/00_base.ipynb #9dee649c
 import importlib
@@ -156,8 +156,24 @@ def announced(rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
 
 
 def write_bench(rows: Iterable[dict[str, Any]], folder: str | Path = "figures") -> pd.DataFrame:
-    "Measure and write `bench.md` and `bench.csv`, with versions, machine and load."
-    table = pd.DataFrame(list(announced(rows)))
+    "Measure and write `bench.md` and `bench.csv`; when stopped, with the rows measured so far."
+    measured, whole = [], False
+    try:
+        for row in announced(rows):
+            measured.append(row)
+        whole = True
+    finally:
+        table = pd.DataFrame(measured)
+        if measured:
+            text = bench_text(table, "" if whole else "Stopped before the end: rows are missing. ")
+            for name, content in (("bench.md", text), ("bench.csv", table.to_csv(index=False))):
+                with atomic_path(Path(folder) / name) as p:
+                    p.write_text(content)
+    return table
+
+
+def bench_text(table: pd.DataFrame, note: str = "") -> str:  # Markdown
+    "Write a table of rows as text, with versions, machine and load."
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     versions = ", ".join(f"{k} {v}" for k, v in environment().items())
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {describe_device(pick_device())}, {load}"
@@ -166,16 +182,12 @@ def write_bench(rows: Iterable[dict[str, Any]], folder: str | Path = "figures") 
         shown[c] = [f"{x:.3g}" if x == x else "–" for x in shown[c]]
     cells = [list(shown.columns), ["---"] * shown.shape[1], *shown.astype(str).values.tolist()]
     lines = ["| " + " | ".join(r) + " |" for r in cells]
-    text = (
+    return (
         "# Speed: peer beside ours\n\nMedians, interleaved, after a warm-up; outputs compared first. "
-        f"One thread, but for networks and their training. {machine}; {versions}.\n\n"
+        f"One thread, but for networks and their training. {note}{machine}; {versions}.\n\n"
         + "\n".join(lines)
         + "\n"
     )
-    for name, content in (("bench.md", text), ("bench.csv", table.to_csv(index=False))):
-        with atomic_path(Path(folder) / name) as p:
-            p.write_text(content)
-    return table
 
 
 def main(areas: Sequence[str] = ()) -> None:
