@@ -24,9 +24,9 @@ ifdef NB
 test: .venv/.installed  # one notebook, or all of a wing: NB=losses/05_fbr, NB=losses/
 	$(BIN)/python -m pytest tests/test_notebooks.py -q -k "$(NB)" $(ARGS)
 else
-# loadgroup without groups: each of the two workers takes the next test, in the order of tests/conftest.py
+# three workers on two cores, as many tests wait for a page or a process; each takes the next test, in the order of tests/conftest.py
 test: .venv/.peers  ## everything CI runs; with NB=losses/05_fbr one notebook (NB=losses/: a wing)
-	$(BIN)/python -m pytest tests -n 2 --dist loadgroup --no-loadscope-reorder --durations 40 $(ARGS)
+	$(BIN)/python -m pytest tests -n 3 --dist loadgroup --no-loadscope-reorder --durations 40 $(ARGS)
 endif
 
 check: .venv/.installed  ## in seconds: library and README in step with the notebooks, format, imports, links
