@@ -296,7 +296,12 @@ def lab(tmp_path_factory, warm_kernels):
     yield from _server("lab", tmp_path_factory.mktemp("lab"))
 
 
-@pytest.fixture(params=["voila", "lab"])
+def together(kind):
+    "Mark a test as one of those that a single worker runs, with one server and one set of runs."
+    return pytest.mark.xdist_group(kind)
+
+
+@pytest.fixture(params=[pytest.param(kind, marks=together(kind)) for kind in ("voila", "lab")])
 def served(request):
     "Each server in turn: the test runs in Voilà and in JupyterLab."
     return request.getfixturevalue(request.param)

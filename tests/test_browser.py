@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from browser import drag, latency, measured, says, screenshot
+from browser import drag, latency, measured, says, screenshot, together
 from notebooks import ROOT
 from PIL import Image
 from test_explore import near_truth
@@ -125,6 +125,7 @@ VBox([app, Catchup(app)])
 """
 
 
+@together("voila")
 def test_changes_while_the_page_loads(page, voila):
     from playwright.sync_api import expect
 
@@ -258,6 +259,7 @@ def spread(times):
     return f"median {np.median(times):.1f} ms, 95 % {np.percentile(times, 95):.1f} ms"
 
 
+@together("voila")
 def test_many_points(page, voila):
     voila.show(page, MANY)
     plot = page.get_by_role("application", name="many")
@@ -403,6 +405,7 @@ def test_explorer(page, served, photos):
     screenshot(page, f"explorer-own-{served.kind}")
 
 
+@together("lab")
 def test_explorer_slider_in_python(photos):
     "Measure the time of a slider's move in Python, without the browser."
     explorer = CamExplorer(store=photos, split="train", device="cpu")
@@ -424,6 +427,7 @@ app(prog_name="wsss_nb")
 """
 
 
+@together("lab")
 def test_the_page_of_the_command(page, photos, tmp_path):
     "`wsss_nb app`: the address shows the explorer only with its token; Ctrl-C ends all processes."
     from playwright.sync_api import expect
