@@ -30,7 +30,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--long",
         action="store_true",
-        help="twenty kills and 64 kernels instead of 3 or 4 and 8 (takes minutes)",
+        help="twenty kills and 64 kernels instead of 3 or 4 and 16 (takes minutes)",
     )
 
 

@@ -30,15 +30,21 @@ TINY = dict(
     preset="smoke",
     overrides={"training.steps": 12, "training.log_every": 1, "augment.crop": 64, "inference.limit": 4},
 )
-JOBS = grid(["cam"], seeds=2, **TINY) + grid(["cam+fbr"], **TINY)
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory):
-    "The results of JOBS, executed in this process, without runner, workers and kernels."
+def jobs(request):
+    "Two methods and two seeds; with --long two more."
+    more = 3 if request.config.getoption("--long") else 1
+    return grid(["cam"], seeds=2, **TINY) + grid(["cam+fbr"], seeds=more, **TINY)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory, jobs):
+    "The results of the jobs, executed in this process, without runner, workers and kernels."
     store = tmp_path_factory.mktemp("calm")
     data = open_data(TINY["data"])
-    for planned in plan(JOBS, RunStore(store)):
+    for planned in plan(jobs, RunStore(store)):
         run_recipe(planned.recipe, store, "cpu", 0, data)
     return results(store)
 
@@ -107,27 +113,27 @@ def at_work(store):
 
 
 @pytest.mark.xdist_group("ablate")  # with the other test that needs `calm`
-def test_killed_at_random_moments(tmp_path, calm, request):
+def test_killed_at_random_moments(tmp_path, jobs, calm, request):
     "After kills of the runner, workers and kernels, the results equal the undisturbed ones; no run is done twice."
     kills = 20 if request.config.getoption("--long") else 3
     rng = random.Random(0)
     found = {json.loads(metrics)["miou"] for metrics in calm.values()}
-    assert len(found) == len(JOBS)  # equal numbers below say something: every method and seed has its own
+    assert len(found) == len(jobs)  # equal numbers below say something: every method and seed has its own
     store = tmp_path / "killed"
     seen = {}
     done = dict(runner=0, worker=0, kernel=0)  # kills of each
-    runner = begin(JOBS, store)
+    runner = begin(jobs, store)
     while sum(done.values()) < kills:
         time.sleep(rng.uniform(0.5, 6))
         now = finished(store)
         assert {k: v for k, v in now.items() if k in seen} == seen  # no result is ever written again
         seen = now
         if not runner.is_alive():  # all runs are finished: remove one and start again
-            if len(seen) == len(JOBS):
+            if len(seen) == len(jobs):
                 gone = rng.choice(sorted(seen))
                 RunStore(store).remove(gone)
                 del seen[gone]
-            runner = begin(JOBS, store)
+            runner = begin(jobs, store)
             continue
         victim = rng.choice([v for v in done if done[v] == min(done.values())])
         workers, kernels = family(runner)
@@ -137,8 +143,8 @@ def test_killed_at_random_moments(tmp_path, calm, request):
             done[victim] += 1
     runner.kill()
     runner.join()
-    assert ended(begin(JOBS, store)) == 0
-    assert results(store) == calm
+    assert ended(begin(jobs, store)) == 0
+    assert results(store) == calm and len(calm) == len(jobs)
     for run in RunStore(store):
         steps = [row["step"] for row in run.log()]
         assert steps == sorted(set(steps)), f"{run.key}: a step was logged twice"
@@ -168,13 +174,13 @@ def test_ctrl_c_stops_at_a_checkpoint(tmp_path):
 
 def test_many_kernels_at_once(tmp_path, request):
     "No execution fails because many kernels start at once, or because Ctrl-C reaches the workers."
-    n, workers = (64, 8) if request.config.getoption("--long") else (8, 4)
+    n = 64 if request.config.getoption("--long") else 16
     cells = [
         nbformat.v4.new_code_cell("number = 0", metadata=dict(tags=["parameters"])),
         nbformat.v4.new_code_cell("number ** 2"),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "source.ipynb")
-    with cluster(workers, device="cpu") as client:
+    with cluster(8, device="cpu") as client:
         client.run(lambda: os.kill(os.getpid(), signal.SIGINT))  # Ctrl-C in a terminal ends no worker
         source = tmp_path / "source.ipynb"
         futures = [
@@ -204,9 +210,9 @@ def test_a_failing_run_is_a_row(tmp_path, monkeypatch):
 
 
 @pytest.mark.xdist_group("ablate")
-def test_workers_that_do_not_see_the_store(tmp_path, calm):
+def test_workers_that_do_not_see_the_store(tmp_path, jobs, calm):
     "Workers in folders of their own send the results back; models and CAMs stay with them."
-    jobs = [JOBS[0], JOBS[2]]
+    jobs = [jobs[0], jobs[2]]  # of each method one
     file = tmp_path / "address"
     started = []
 

@@ -87,8 +87,8 @@ def test_a_recipe_error_in_a_notebook_is_one_clear_line(tmp_path):
 
 
 def test_features_without_runs(tmp_path):
-    "It trains two tiny runs, draws t-SNE (UMAP would compile for half a minute; it has its notebook), and measures."
-    nb = execute("features", tmp_path, per_class=12, methods=["tsne"])
+    "It trains two tiny runs, draws t-SNE and UMAP (which compiles on its first call), and measures."
+    nb = execute("features", tmp_path, per_class=12)
     assert "training two tiny ones" in printed(nb)
     assert count(nb, "image/png") == 2
     texts = [o.get("data", {}).get("text/plain", "") for o in outputs(nb)]
