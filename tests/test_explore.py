@@ -26,7 +26,7 @@ from wsss_nb.core import UserError
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.folder import write_folder
 from wsss_nb.explore.cams.app import CamExplorer
-from wsss_nb.explore.cams.state import MASK_NOTE, export_figure, panels
+from wsss_nb.explore.cams.panels import MASK_NOTE, export_figure, panels
 from wsss_nb.explore.map.app import FeatureMap
 from wsss_nb.explore.map.points import twins
 from wsss_nb.explore.nroi.app import NroiExplorer

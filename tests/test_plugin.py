@@ -8,7 +8,7 @@ import pytest
 from wsss_nb.api import CamExplorer, RunStore, make_recipe, run_recipe, study
 from wsss_nb.core import UserError
 from wsss_nb.explore.cams.overlays import pixel_facts, term_layer
-from wsss_nb.explore.cams.state import view
+from wsss_nb.explore.cams.panels import view
 from wsss_nb.paper.registry import jobs_of
 from wsss_nb.paper.tables.table import Measured
 from wsss_nb.run.recipe import TermConfig

@@ -8,143 +8,26 @@ __all__ = ['rgb_image', 'merge_unlikely', 'halve', 'ImageKernel', 'crf', 'warm_u
 # %% ../../nbs/refine/06_crf.ipynb #356e6aac
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit
 from numpy import ndarray
 from pydantic import Field
 from tqdm.auto import tqdm
 
 from ..core import UserError, cores
 from .parts.crf_torch import TorchKernel
-from wsss_nb.refine.parts.lattice import (
-    BLOCK,
-    Lattice,
-    bilateral_features,
-    blur,
-    slice_add,
-    spatial_features,
-    splat,
-)
+from .parts.lattice import bilateral_features, spatial_features
+from .parts.mean_field import is_compiled, mean_field, message_lattice, spatial_lattice
 from .parts.pool import image_pool
 from .parts.unary import CrfPreset, crf_preset, unary_from_labels, unary_from_scores
 from .state import Context, Seed, StepConfig
 from ..run.recipe import Count, NonNegative, Positive, Share
 
-# %% ../../nbs/refine/06_crf.ipynb #7580478a
-@njit(nogil=True, cache=True)
-def _exp(x):
-    "Return e^x of a float32 x <= 0 to one part in 10^7 (Cephes' polynomial), as an expression that loops can vectorise."
-    x = max(x, np.float32(-87))
-    n = np.rint(x * np.float32(1.44269504))
-    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
-    y = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
-    y = (y * r + np.float32(8.3334519073e-3)) * r + np.float32(4.1665795894e-2)
-    y = (y * r + np.float32(1.6666665459e-1)) * r + np.float32(0.5)
-    return (y * r * r + r + np.float32(1)) * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(
-        np.float32
-    )
-
-
-@njit(nogil=True, cache=True)
-def _softmax(e, top, labels, count):
-    "Turn a block of logits [L, BLOCK] into their softmax, in place; `top` [BLOCK] is work space."
-    for p in range(count):
-        top[p] = e[0, p]
-    for l in range(1, labels):
-        for p in range(count):
-            top[p] = max(top[p], e[l, p])
-    for l in range(labels):
-        for p in range(count):
-            e[l, p] = _exp(e[l, p] - top[p])
-    for p in range(count):
-        top[p] = e[0, p]
-    for l in range(1, labels):
-        for p in range(count):
-            top[p] += e[l, p]
-    for l in range(labels):
-        for p in range(count):
-            e[l, p] /= top[p]
-
-# %% ../../nbs/refine/06_crf.ipynb #19175ee6
-@njit(nogil=True, cache=True)
-def _pass(unary, s_corners, s_weights, s, s_next, b_corners, b_weights, b, b_next, q):
-    "Slice both messages and take softmax(message - unary); splat it for the next iteration, or store it in q unless that is empty."
-    labels, N = unary.shape
-    e = np.zeros((labels, BLOCK), np.float32)
-    top = np.empty(BLOCK, np.float32)
-    x = np.zeros((BLOCK, s.shape[1]), np.float32)
-    for first in range(0, N, BLOCK):
-        n = min(BLOCK, N - first)
-        for p in range(n):
-            for c in range(x.shape[1]):
-                x[p, c] = 0
-        slice_add(s_corners, s_weights, first, n, s, x, 3)
-        slice_add(b_corners, b_weights, first, n, b, x, 6)
-        for l in range(labels - 1):
-            for p in range(n):
-                e[l, p] = x[p, l] - unary[l, first + p]
-        for p in range(n):
-            e[labels - 1, p] = -unary[labels - 1, first + p]
-        _softmax(e, top, labels, n)
-        if q.size:
-            for l in range(labels):
-                for p in range(n):
-                    q[l, first + p] = e[l, p]
-        else:
-            for l in range(labels - 1):
-                for p in range(n):
-                    x[p, l] = e[l, p] - e[labels - 1, p]
-            splat(s_corners, s_weights, first, n, x, s_next, 3)
-            splat(b_corners, b_weights, first, n, x, b_next, 6)
-
-
-@njit(nogil=True, cache=True)
-def _mean_field(
-    unary,
-    q,
-    s_corners,
-    s_weights,
-    s_neighbours,
-    s,
-    s_next,
-    b_corners,
-    b_weights,
-    b_neighbours,
-    b,
-    b_next,
-    iterations,
-):
-    "Run mean field of unary [L, N] into q [L, N]; s, b and their next are zeros at the points of both lattices."
-    no_q = q[:, :0]
-    for i in range(iterations + 1):
-        out = q if i == iterations else no_q
-        _pass(unary, s_corners, s_weights, s, s_next, b_corners, b_weights, b, b_next, out)
-        if i < iterations:
-            s, s_next = blur(s_next, s, s_neighbours)
-            b, b_next = blur(b_next, b, b_neighbours)
-            s_next[:] = 0
-            b_next[:] = 0
-
 # %% ../../nbs/refine/06_crf.ipynb #e595bfe2
-def _normalised(features: ndarray, compat: float) -> Lattice:
-    "Build a lattice whose splat, blur, slice gives the message: its weights include sqrt(alpha * compat / D)."
-    lattice = Lattice(features)
-    total = lattice.filter(np.ones((1, lattice.n), np.float32))[0]
-    lattice.weights *= np.sqrt(np.float32(compat) * lattice.alpha / (total + np.float32(1e-20)))[:, None]
-    return lattice
-
-
-@lru_cache(maxsize=8)
-def _spatial(h: int, w: int, sxy: float, compat: float) -> Lattice:
-    "Build the spatial lattice of an image size."
-    return _normalised(spatial_features(h, w, sxy), compat)
-
-
 def rgb_image(image: ndarray, id: str = "") -> ndarray:  # uint8 [H, W, 3]
     "Return uint8 [H, W, 3] unchanged and repeat grey [H, W] or [H, W, 1] three times; anything else is a `UserError`."
     image = np.asarray(image)
@@ -208,17 +91,9 @@ class ImageKernel:
             return TorchKernel(
                 [(spatial_features(*shape, p.gauss_sxy / s), p.gauss_compat), (colour, p.compat)], self.device
             )
-        lattices = [_spatial(*shape, p.gauss_sxy / s, p.gauss_compat), _normalised(colour, p.compat)]
-
-        def infer(unary, iterations):
-            fields = [
-                x for l in lattices for x in (l.corners, l.weights, l.neighbours, *l.room(len(unary) - 1))
-            ]
-            q = np.empty_like(unary)
-            _mean_field(unary, q, *fields, iterations)
-            return q
-
-        return infer
+        near = spatial_lattice(*shape, p.gauss_sxy / s, p.gauss_compat)
+        alike = message_lattice(colour, p.compat)
+        return lambda unary, iterations: mean_field(unary, near, alike, iterations)
 
     def infer(
         self,
@@ -267,7 +142,7 @@ def crf(
 # %% ../../nbs/refine/06_crf.ipynb #ef90e1a2
 def warm_up() -> None:
     "Compile the kernels, or load them from numba's cache, unless this process has done so already."
-    if _mean_field.signatures:
+    if is_compiled():
         return
     with tqdm(total=1, desc="CRF: compiling", leave=False) as bar:
         ImageKernel(np.zeros((2, 2, 3), np.uint8)).infer(np.zeros((2, 2, 2)), 1)

@@ -109,7 +109,7 @@ class TorchKernel:
 
     @torch.inference_mode()
     def __call__(self, unary: ndarray, iterations: int) -> ndarray:  # energies [L, N] -> Q [L, N]
-        "Run mean field; only differences to the last label are filtered, as in `refine.crf`."
+        "Run mean field; only differences to the last label are filtered, as in `refine.parts.mean_field`."
         logit = -torch.as_tensor(unary, dtype=torch.float32).to(self.device).T
         q = logit.softmax(1)
         for _ in range(iterations):
