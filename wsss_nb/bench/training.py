@@ -18,7 +18,7 @@ from .base import interleaved, row, timed_row
 from ..cams import infer_cams
 from ..core import peak_memory_mib, pick_device, reset_peak_memory
 from ..data.cooccur import CooccurData
-from ..losses.fpr_prototypes import refresh
+from ..losses.fpr_pass import refresh
 from ..metrics.confusion import Sweep, predict_mask
 from ..run.presets import make_recipe
 from ..run.recipe import Inference

@@ -29,7 +29,8 @@ from ...draw.pixels import NEGATIVE_COLOURS, as_rgb, blend, cam_overlay, draw_co
 from ...features.clusters import eval_batch
 from ...features.embed import embed
 from ...losses.fpr import FPR, explain
-from ...losses.fpr_prototypes import class_regions, load_pools
+from ...losses.fpr_pass import class_regions
+from ...losses.fpr_prototypes import load_pools
 from ...metrics.curves import FalsePositives
 from ...models.cam import CamModel, normalised_cam
 from .cams import PICKED, draw_grid, first_runs
