@@ -35,12 +35,13 @@ def interleaved(
     device: torch.device | None = None,
     budget: float = 20.0,  # seconds, after which no further round begins
 ) -> list[float]:
-    "Measure the median seconds of each function over `n` alternating calls (fewer when slow), after a warm-up call."
+    "Measure the median seconds of each function over `n` rounds in alternating order (fewer when slow), after a warm-up."
     times: list[list[float]] = [[] for _ in work]
     for i in range(n + 1):
         if i > 1 and sum(map(sum, times)) > budget:
             break
-        for f, t in zip(work, times):
+        both = [*zip(work, times)]
+        for f, t in both if i % 2 else reversed(both):
             start = time.perf_counter()
             f()
             if device is not None and device.type == "cuda":
