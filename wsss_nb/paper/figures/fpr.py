@@ -232,12 +232,12 @@ def classifier_scores(run: Run, data: WsssData) -> tuple[float, float]:
 
 PRINTED = {
     "BCE": (0.0300, 0.0248),
-    "probability of absent classes": (0.0120, 0.0086),
+    "p(absent classes)": (0.0120, 0.0086),
 }  # of CAM and FPR on VOC
 
 
 def draw_discovery(runs: Mapping[str, Sequence[Run]], data: WsssData) -> Figure:
-    "Draw FPR Fig. 8: false discovery rate of every class and row, with whiskers over seeds; the title cites the paper's scores."
+    "Draw FPR Fig. 8: false discovery rate of every class and row, with whiskers over seeds; the label cites the paper's scores."
 
     def rate(run: Run) -> list[float]:
         return [run.result["metrics"]["per_class"]["fdr"][c] for c in data.classes]
@@ -251,8 +251,9 @@ def draw_discovery(runs: Mapping[str, Sequence[Run]], data: WsssData) -> Figure:
         for i, (what, (cam, fpr)) in enumerate(PRINTED.items())
     ]
     every = [r for v in runs.values() for r in v]
-    title = f"False discovery rate by class ({about(every)}). {'; '.join(words)}"
-    return compare_rows(rates, data.classes, "false discovery rate (%): FP / (TP + FP) of the seeds", title)
+    title = f"False discovery rate by class ({about(every)})"
+    label = "false discovery rate (%): FP / (TP + FP) of the seeds"
+    return compare_rows(rates, data.classes, "\n".join([label, *words]), title)
 
 # %% ../../../nbs/paper/figures/07_fpr.ipynb #3de300c3
 PAIR = (Row("CAM", "{base}"), Row("+ FPR", "{base}+fpr"))
