@@ -138,11 +138,17 @@ def new_scores(inputs: int, outputs: int) -> nn.Conv2d:
     return conv
 
 
-def conv_bn_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+def conv_bn_relu(
+    inputs: int,
+    outputs: int,
+    kernel: int = 1,
+    dilation: int = 1,
+    norm: type[nn.BatchNorm2d] = nn.BatchNorm2d,
+) -> nn.Sequential:
     "Make a convolution of stride 1 that keeps the size, BN and ReLU."
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 * dilation, dilation=dilation, bias=False)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(conv, norm(outputs), nn.ReLU())
 
 # %% ../../nbs/models/11_segmenter.ipynb #1982e7d2
 def initial_weights(backbone: str, weights: str) -> str:
