@@ -108,6 +108,9 @@ class CamModel(nn.Module):
         loss = self.classify(output.logits, batch["labels"])
         return output, loss, {"cls": loss.detach()}
 
+    def start(self, step: int, total: int) -> None:
+        "Prepare for a training step; models whose loss depends on the progress override this."
+
     def classify(self, logits: Tensor, labels: Tensor) -> Tensor:
         "Compute the classification loss of image-level scores [B, C]."
         if self.focal:
