@@ -126,6 +126,12 @@ class Segmenter(CamModel):
             parts = {k: parts.get(k, 0.0) + v for k, v in each.items()}
         return outputs[0], total, parts
 
+    def evidence(self, output: CamOutput) -> Tensor:
+        return output.scores.float()
+
+    def prediction(self, evidence: Tensor, logits: Tensor, labels: Tensor | None = None) -> Tensor:
+        return evidence.softmax(1)
+
     def head_parameters(self) -> list[nn.Parameter]:
         return list(self.head.parameters())
 
@@ -180,6 +186,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 class SegmenterConfig(ModelConfig):
     "Settings that all segmentation networks have; subclasses implement `network`."
 
+    labelled: ClassVar[bool] = True
     segments: ClassVar[bool] = True
     backbone: str = "resnet101.tv_in1k"
     weights: str = "auto"  # 'auto', 'random' or a path

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stochastic_gate', 'Ssss', 'SsssConfig']
 
-# %% ../../nbs/models/19_ssss.ipynb #0e36918e
+# %% ../../nbs/models/19_ssss.ipynb #9ee9a7de
 from typing import Annotated, Literal
 
 import torch
@@ -22,9 +22,9 @@ from .deeplab_v3p import low_level
 from .fusion import fusion_module
 from .pseudo import PseudoLabels, ngwp, pseudo_loss, size_penalty
 from .segmenter import Dropout, probability_maps
-from ..run.recipe import Count, ModelConfig, NonNegative, Share
+from ..run.recipe import Count, ModelConfig, Positive, Share
 
-# %% ../../nbs/models/19_ssss.ipynb #a7e100d4
+# %% ../../nbs/models/19_ssss.ipynb #00a2aa32
 def stochastic_gate(deep: Tensor, shallow: Tensor, psi: float, training: bool) -> Tensor:  # [B, C, h, w] each
     "Mix deep and shallow features: by chance in training, with fixed weights in test (SSSS Sec. 3.3)."
     if not training:
@@ -32,7 +32,7 @@ def stochastic_gate(deep: Tensor, shallow: Tensor, psi: float, training: bool) -
     corrected = (deep - psi * shallow) / (1 - psi)
     return torch.where(torch.rand_like(deep) < psi, shallow, corrected)
 
-# %% ../../nbs/models/19_ssss.ipynb #f86bb925
+# %% ../../nbs/models/19_ssss.ipynb #4b470d1e
 class Ssss(CamModel):
     "A network whose softmax over background and classes is trained with image tags and with its own pseudo labels."
 
@@ -93,6 +93,17 @@ class Ssss(CamModel):
             parts["seg"] = pseudo_loss(scores, pseudo, labels).mean()
         return output, sum(parts.values()), {k: v.detach() for k, v in parts.items()}
 
+    def evidence(self, output: CamOutput) -> Tensor:
+        return output.scores.softmax(1)
+
+    def prediction(self, evidence: Tensor, logits: Tensor, labels: Tensor | None = None) -> Tensor:
+        "Drop the classes whose image score is low (or that the tags exclude), and weaken the background."
+        kept = logits.sigmoid() > self.class_cut if labels is None else labels > 0
+        background = evidence[:, :1] ** self.power
+        if self.constant is not None:
+            background = torch.full_like(background, self.constant)
+        return torch.cat([background, evidence[:, 1:] * kept[..., None, None]], 1)
+
     def head_parameters(self) -> list[nn.Parameter]:
         known = {id(p) for p in self.backbone.parameters()}
         return [p for p in self.parameters() if id(p) not in known]
@@ -108,7 +119,7 @@ class Ssss(CamModel):
         biases = {id(p) for k, p in self.named_parameters() if k.endswith("bias")}
         return split(list(self.backbone.parameters()), 1.0) + split(self.head_parameters(), head_mult)
 
-# %% ../../nbs/models/19_ssss.ipynb #6fdc2d83
+# %% ../../nbs/models/19_ssss.ipynb #7bd54783
 class SsssConfig(ModelConfig, kind="ssss"):
     "Settings of SSSS, single-stage semantic segmentation (Araslanov & Roth 2020)."
 
@@ -149,6 +160,21 @@ class SsssConfig(ModelConfig, kind="ssss"):
     sure_background: Share = 0.7
     least: Share = 0.2  # no label below
 
+    # Inference: 'cam' with the image's tags, as seeds; 'masks' without them; 'tagged': masks of the image's tags (§)
+    output: Literal["cam", "masks", "tagged"] = "cam"
+    class_cut: Share = 0.1  # a class is predicted if its image score exceeds it at any scale
+    background_power: Positive = 3.0  # of the background's probability
+    background_score: Share | None = None  # instead of its probability
+
+    @property
+    def segments(self) -> bool:
+        return self.output != "cam"
+
+    def trained_as(self) -> "SsssConfig":
+        "Return the settings with the default inference, which share one training in the store."
+        fields = ("output", "class_cut", "background_power", "background_score")
+        return self.model_copy(update={k: type(self).model_fields[k].default for k in fields})
+
     def cell_size(self) -> int:
         return 4  # of the shallow features
 
@@ -157,7 +183,14 @@ class SsssConfig(ModelConfig, kind="ssss"):
             torch.manual_seed(derive_seed(seed, "model"))
             frozen = dict(frozen_stages=self.frozen_stages, frozen_bn=self.frozen_bn)
             trunk = Backbone(self.backbone, self.output_stride, self.weights, **frozen)
-            return self.network(trunk, num_classes)
+            model = self.network(trunk, num_classes)
+        model.segments, model.tagged = self.segments, self.output == "tagged"
+        model.class_cut, model.power, model.constant = (
+            self.class_cut,
+            self.background_power,
+            self.background_score,
+        )
+        return model
 
     def network(self, trunk: Backbone, num_classes: int) -> Ssss:
         "Build the network on a backbone."

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['WsfcnConfig']
 
-# %% ../../nbs/models/20_wsfcn.ipynb #52168f3b
+# %% ../../nbs/models/20_wsfcn.ipynb #7bd90006
 from typing import Literal
 
 from .ssss import SsssConfig
 from ..run.recipe import Share
 
-# %% ../../nbs/models/20_wsfcn.ipynb #ef6d42fd
+# %% ../../nbs/models/20_wsfcn.ipynb #ec528cd9
 class WsfcnConfig(SsssConfig, kind="wsfcn"):
     "Settings of WS-FCN (Wang et al. 2023): SSSS with FCA and SF2."
 
@@ -23,3 +23,4 @@ class WsfcnConfig(SsssConfig, kind="wsfcn"):
     context: Literal["aspp", "nonlocal", "largeconv", "ppm", "fca"] = "fca"
     fusion: Literal["skip", "sum", "concat", "multiply", "sf2"] = "sf2"
     seg_from: Share = 7 / 30
+    background_score: Share | None = 0.25
