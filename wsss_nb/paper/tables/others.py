@@ -117,8 +117,6 @@ COMING = {  # id -> title, source, missing feature
     "ssc.t6": ("Segmentation on COCO 2014, ResNet101", "SSC, Table VI", "COCO"),
     "ssc.f4": ("Segmentation on COCO 2014", "SSC, Fig. 4", "COCO"),
     "wsfcn.t5": ("Segmentation on COCO 2014", "WS-FCN, Table V", "WS-FCN and COCO"),
-    "wsfcn.f6": ("CAMs and pseudo masks", "WS-FCN, Fig. 6", "WS-FCN"),
-    "wsfcn.f7": ("Segmentation on PASCAL VOC 2012", "WS-FCN, Fig. 7", "WS-FCN"),
     "wsfcn.f8": ("Segmentation on COCO 2014 and failure cases", "WS-FCN, Fig. 8", "WS-FCN and COCO"),
 }
 
