@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stochastic_gate', 'Ssss', 'SsssConfig']
 
-# %% ../../nbs/models/19_ssss.ipynb #33997c09
+# %% ../../nbs/models/19_ssss.ipynb #d833ade9
 from typing import Annotated, Literal
 
 import torch
@@ -24,7 +24,7 @@ from .pseudo import PseudoLabels, ngwp, pseudo_loss, size_penalty
 from .segmenter import Dropout, probability_maps
 from ..run.recipe import Count, ModelConfig, Positive, Share
 
-# %% ../../nbs/models/19_ssss.ipynb #99cbaf2d
+# %% ../../nbs/models/19_ssss.ipynb #7cb613be
 def stochastic_gate(deep: Tensor, shallow: Tensor, psi: float, training: bool) -> Tensor:  # [B, C, h, w] each
     "Mix deep and shallow features: by chance in training, with fixed weights in test (SSSS Sec. 3.3)."
     if not training:
@@ -32,7 +32,7 @@ def stochastic_gate(deep: Tensor, shallow: Tensor, psi: float, training: bool) -
     corrected = (deep - psi * shallow) / (1 - psi)
     return torch.where(torch.rand_like(deep) < psi, shallow, corrected)
 
-# %% ../../nbs/models/19_ssss.ipynb #d0bf6e2b
+# %% ../../nbs/models/19_ssss.ipynb #daba8d9d
 class Ssss(CamModel):
     "A network whose softmax over background and classes is trained with image tags and with its own pseudo labels."
 
@@ -119,7 +119,7 @@ class Ssss(CamModel):
         biases = {id(p) for k, p in self.named_parameters() if k.endswith("bias")}
         return split(list(self.backbone.parameters()), 1.0) + split(self.head_parameters(), head_mult)
 
-# %% ../../nbs/models/19_ssss.ipynb #0ffb3736
+# %% ../../nbs/models/19_ssss.ipynb #bc249ddb
 class SsssConfig(ModelConfig, kind="ssss"):
     "Settings of SSSS, single-stage semantic segmentation (Araslanov & Roth 2020)."
 
