@@ -51,6 +51,7 @@ class ModelConfig(Plugin):
     family: ClassVar[str] = "models"
     noun: ClassVar[str] = "baseline"
     labelled: ClassVar[bool] = False  # a segmentation network: it learns from pixel labels and takes no terms
+    tagged: ClassVar[bool] = False  # its predictions are told the image's tags
     segments: ClassVar[bool] = (
         False  # it predicts background and classes at every pixel, and is judged on val
     )
