@@ -40,8 +40,8 @@ def interleaved(
     for i in range(n + 1):
         if i > 1 and sum(map(sum, times)) > budget:
             break
-        both = [*zip(work, times)]
-        for f, t in both if i % 2 else reversed(both):
+        pairs = [*zip(work, times)]
+        for f, t in pairs if i % 2 else reversed(pairs):
             start = time.perf_counter()
             f()
             if device is not None and device.type == "cuda":
