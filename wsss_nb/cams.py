@@ -52,18 +52,21 @@ def infer_cams(
 # %% ../nbs/02_cams.ipynb #a2a8a82e
 @torch.inference_mode()
 def infer_probabilities(
-    model: CamModel,  # with `scores` in its output
+    model: CamModel,  # with `evidence`
     images: Tensor,  # in [0, 1], one size, [B, 3, H, W]
     inference: Inference = Inference(),
+    labels: Tensor | None = None,  # image-level labels, for models that are told them, [B, C]
 ) -> Tensor:  # of background and classes at H/stride x W/stride, [B, 1 + C, h, w]
-    "Average a segmentation network's scores over scales and flips on one grid, and take the softmax."
+    "Average what a model predicts of every pixel over scales and flips on one grid; its `prediction` of that."
     size = [max(1, -(-n // inference.stride)) for n in images.shape[-2:]]
-    total = 0
+    total, logits = 0, []
     for x in multi_scale(images, inference.scales, inference.flip, inference.long_side):
-        scores = model.infer(x.contiguous(memory_format=torch.channels_last)).scores.float()
-        scores = F.interpolate(scores, size, mode="bilinear", align_corners=False)
+        out = model.infer(x.contiguous(memory_format=torch.channels_last))
+        scores = F.interpolate(model.evidence(out), size, mode="bilinear", align_corners=False)
         total = total + (unflip(scores) if inference.flip else scores)
-    return (total / len(inference.scales)).softmax(1)
+        logits += out.logits.float().split(len(images))
+    known = labels.to(images.device) if model.tagged and labels is not None else None
+    return model.prediction(total / len(inference.scales), torch.stack(logits).amax(0), known)
 
 
 LEAST = 0.01  # a class whose probability is nowhere above this is not kept
@@ -211,7 +214,7 @@ def write_cams(
             images = batch["image"].to(device, non_blocking=True)
             with autocast:
                 if model.segments:
-                    found = (infer_probabilities(model, images, inference),)
+                    found = (infer_probabilities(model, images, inference, batch["labels"]),)
                 else:
                     found = infer_cams(model, images, inference, batch["labels"])
             if pending:

@@ -115,7 +115,7 @@ class Planned:
     @property
     def source(self) -> Run | None:
         "The run whose seeds are refined; None for a network that learns from other labels."
-        return self.seeds if self.recipe.model.segments else self.run
+        return self.seeds if self.recipe.model.labelled else self.run
 
 
 def plan(
@@ -136,7 +136,7 @@ def plan(
         if job.segment:
             seeds = store.at(recipe, fingerprint)
             recipe = job.network(seeds.key)
-        elif recipe.model.segments:
+        elif recipe.model.labelled:
             labels = find_labels(recipe.model.labels, data, recipe.splits.train, store)
             recipe = replace(recipe, {"model.digest": labels.digest})
         planned.append(Planned(job, recipe, store.at(recipe, fingerprint), seeds))

@@ -31,7 +31,7 @@ from wsss_nb.data.superpixels import (
 )
 from ..losses import ssc
 from ..losses.regions import pool_regions
-from ..refine.pamr import PAMR
+from ..models.pamr import PAMR
 
 # %% ../../nbs/bench/02_regions.ipynb #37807062
 DILATIONS = 1, 2, 4, 8, 12, 24

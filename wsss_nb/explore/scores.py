@@ -74,7 +74,8 @@ def infer_image(
     "Infer the CAM or prediction of one image as `write_cams` does for a split."
     if model.segments:
         with half_precision(device):
-            found = infer_probabilities(model, image[None].to(device), inference)[0]
+            told = None if labels is None else labels[None]
+            found = infer_probabilities(model, image[None].to(device), inference, told)[0]
         return kept_prediction(found, tuple(image.shape[-2:]))
     known = None if labels is None else labels[None].to(device)
     with half_precision(device):

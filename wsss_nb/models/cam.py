@@ -77,7 +77,8 @@ class CamModel(nn.Module):
     "Backbone, 1x1 convolution without bias, pooling; with GAP the logits are the spatial mean of the CAM."
 
     focal = False  # use `focal_bce` as the classification loss
-    segments = False  # a segmentation network: its output has `scores`, it knows no tags
+    segments = False  # its prediction is masks, not CAMs
+    tagged = False  # a prediction of masks is told the image's tags
 
     def __init__(self, backbone: Backbone, num_classes: int, pool: str = "gap", tap_threshold: float = 0.1):
         super().__init__()
@@ -108,6 +109,9 @@ class CamModel(nn.Module):
         loss = self.classify(output.logits, batch["labels"])
         return output, loss, {"cls": loss.detach()}
 
+    def start(self, step: int, total: int) -> None:
+        "Prepare for a training step; models whose loss depends on the progress override this."
+
     def classify(self, logits: Tensor, labels: Tensor) -> Tensor:
         "Compute the classification loss of image-level scores [B, C]."
         if self.focal:
@@ -121,6 +125,19 @@ class CamModel(nn.Module):
     ) -> CamOutput:
         "Compute the output for CAM inference at one scale."
         return self(images, labels)
+
+    def evidence(self, output: CamOutput) -> Tensor:  # background first, [B, 1 + C, h, w]
+        "Return what the prediction of masks averages over scales and mirror images."
+        raise NotImplementedError(f"{type(self).__name__} predicts no masks")
+
+    def prediction(
+        self,
+        evidence: Tensor,  # averaged, [B, 1 + C, h, w]
+        logits: Tensor,  # image-level scores, the highest over scales and mirror images, [B, C]
+        labels: Tensor | None = None,  # [B, C], if `tagged`
+    ) -> Tensor:  # [B, 1 + C, h, w]
+        "Turn averaged evidence into scores of background and classes, the highest of which is the mask."
+        raise NotImplementedError(f"{type(self).__name__} predicts no masks")
 
     def head_parameters(self) -> list[nn.Parameter]:
         "Return the parameters without pretrained weights; their learning rate is `optim.head_mult` times higher."

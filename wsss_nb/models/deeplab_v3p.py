@@ -46,13 +46,24 @@ def low_level(backbone: Backbone) -> tuple[str, int]:  # stage, channels
 class ImageAspp(nn.Module):
     "Concatenate a 1x1 convolution, dilated 3x3 convolutions and the image's mean; project to `width` channels (DeepLab-v3)."
 
-    def __init__(self, inputs: int, width: int, rates: Sequence[int], dropout: float):
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        rates: Sequence[int],
+        dropout: float,
+        norm: type[nn.BatchNorm2d] = nn.BatchNorm2d,
+    ):
         super().__init__()
         self.branches = nn.ModuleList(
-            [conv_bn_relu(inputs, width), *(conv_bn_relu(inputs, width, 3, r) for r in rates)]
+            [
+                conv_bn_relu(inputs, width, norm=norm),
+                *(conv_bn_relu(inputs, width, 3, r, norm) for r in rates),
+            ]
         )
-        self.image = conv_bn_relu(inputs, width)
-        self.project = nn.Sequential(conv_bn_relu((2 + len(rates)) * width, width), nn.Dropout(dropout))
+        self.image = conv_bn_relu(inputs, width, norm=norm)
+        merged = conv_bn_relu((2 + len(rates)) * width, width, norm=norm)
+        self.project = nn.Sequential(merged, nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:  # [B, inputs, h, w] -> [B, width, h, w]
         # On the whole grid, so that BN has more than one value of each channel in a batch of one image

@@ -126,6 +126,12 @@ class Segmenter(CamModel):
             parts = {k: parts.get(k, 0.0) + v for k, v in each.items()}
         return outputs[0], total, parts
 
+    def evidence(self, output: CamOutput) -> Tensor:
+        return output.scores.float()
+
+    def prediction(self, evidence: Tensor, logits: Tensor, labels: Tensor | None = None) -> Tensor:
+        return evidence.softmax(1)
+
     def head_parameters(self) -> list[nn.Parameter]:
         return list(self.head.parameters())
 
@@ -138,11 +144,17 @@ def new_scores(inputs: int, outputs: int) -> nn.Conv2d:
     return conv
 
 
-def conv_bn_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+def conv_bn_relu(
+    inputs: int,
+    outputs: int,
+    kernel: int = 1,
+    dilation: int = 1,
+    norm: type[nn.BatchNorm2d] = nn.BatchNorm2d,
+) -> nn.Sequential:
     "Make a convolution of stride 1 that keeps the size, BN and ReLU."
     conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 * dilation, dilation=dilation, bias=False)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(conv, norm(outputs), nn.ReLU())
 
 # %% ../../nbs/models/11_segmenter.ipynb #1982e7d2
 def initial_weights(backbone: str, weights: str) -> str:
@@ -174,6 +186,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 class SegmenterConfig(ModelConfig):
     "Settings that all segmentation networks have; subclasses implement `network`."
 
+    labelled: ClassVar[bool] = True
     segments: ClassVar[bool] = True
     backbone: str = "resnet101.tv_in1k"
     weights: str = "auto"  # 'auto', 'random' or a path

@@ -165,7 +165,8 @@ Entry = Table | FigureSpec
 ENTRIES: dict[str, Entry] = {}
 # `others` comes first: full entries then replace those of its entries that wait
 PAPERS = tuple(
-    f"wsss_nb.paper.tables.{name}" for name in ("others", "fbr", "fpr", "ssc", "segmentation", "compare")
+    f"wsss_nb.paper.tables.{name}"
+    for name in ("others", "fbr", "fpr", "ssc", "wsfcn", "segmentation", "compare")
 )
 FIGURES = "wsss_nb.paper.figures.all"
 

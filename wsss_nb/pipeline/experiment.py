@@ -75,7 +75,7 @@ class Experiment:
         self.workers = default_workers(self.device) if workers is None else workers
         self.data = open_data(recipe.data, skip_bad=skip_bad) if data is None else data
         self.labels: Labels | None = None  # pixel labels, of a segmentation network
-        if recipe.model.segments:
+        if recipe.model.labelled:
             recipe, self.labels = self.with_labels(recipe)
         self.recipe = recipe
         self.measured = has_truth(recipe, self.data)  # raises before anything is written
@@ -212,7 +212,7 @@ class Experiment:
         "Return the metrics of the seeds; of data without masks only the split's name and the CAM grid."
         self.inferred = time.perf_counter()
         if self.measured:
-            judge = evaluate_predictions if self.labels else evaluate
+            judge = evaluate_predictions if self.recipe.model.segments else evaluate
             return judge(self.recipe, self.data, self.run.path)
         return dict(split=self.recipe.judged, grid=grid_of(self.recipe, self.data))
 

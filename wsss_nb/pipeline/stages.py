@@ -123,7 +123,7 @@ def network_recipe(
     overrides: Mapping[str, Any] | None = None,
 ) -> Recipe:
     "Make the recipe of a network that learns from the refined seeds of a run, which need not exist yet."
-    if not find_plugin(ModelConfig, network).segments:
+    if not find_plugin(ModelConfig, network).labelled:
         raise UserError(f"{network} is no segmentation network.", "Name one such as deeplab_v2.")
     labels = {
         "model.labels": f"run:{key}/{chain}".rstrip("/"),

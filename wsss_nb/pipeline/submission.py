@@ -25,7 +25,8 @@ def competition(
     chosen: str = "auto",  # or one of COMPETITIONS
 ) -> tuple[str, str]:  # competition; reason
     "Choose the competition: comp5 for random initial weights and the ground truth as labels, else comp6."
-    if not run.recipe.model.segments:
+    model = run.recipe.model
+    if not model.segments or model.tagged:
         raise UserError(
             f"Run {run.key} ({run.recipe.method}) needs the tags of the images it segments.",
             "Train a segmentation network on its masks, and submit that one's predictions.",
@@ -33,8 +34,10 @@ def competition(
     if chosen not in ("auto", *COMPETITIONS):
         raise UserError(f"No competition {chosen!r}.", f"There are: auto, {', '.join(COMPETITIONS)}.")
     training = run.result["training"]
-    seen = f"initial weights {training['initial']}, labels {training['labels']}"
-    alone = training["initial"] == "random" and training["labels"] == "truth"
+    initial = training.get("initial", model.weights)
+    labels = training.get("labels", "image tags")  # of a network that learns from its own masks
+    seen = f"initial weights {initial}, labels {labels}"
+    alone = initial == "random" and labels in ("truth", "image tags")
     return (("comp5" if alone else "comp6") if chosen == "auto" else chosen), seen
 
 # %% ../../nbs/pipeline/15_submission.ipynb #a6f31913

@@ -50,7 +50,11 @@ class ModelConfig(Plugin):
 
     family: ClassVar[str] = "models"
     noun: ClassVar[str] = "baseline"
-    segments: ClassVar[bool] = False  # a segmentation network, which learns from masks and takes no terms
+    labelled: ClassVar[bool] = False  # a segmentation network: it learns from pixel labels and takes no terms
+    tagged: ClassVar[bool] = False  # its predictions are told the image's tags
+    segments: ClassVar[bool] = (
+        False  # it predicts background and classes at every pixel, and is judged on val
+    )
     aliases: ClassVar[dict[str, str]] = {"ppc": "eps+ppc"}  # short names of a baseline with terms
     registry: ClassVar[dict[str, type[Plugin]]] = {}
 
@@ -175,7 +179,7 @@ class Recipe(Part):
 
     @property
     def judged(self) -> str:
-        "Split whose images are inferred and evaluated: that of the seeds; of a segmentation network val."
+        "Split whose images are inferred and evaluated: that of the seeds; of a model that predicts masks val."
         return self.splits.val if self.model.segments else self.splits.seeds
 
     def starts(self) -> list[Start]:
@@ -192,7 +196,7 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _no_terms_on_masks(self):
-        if self.model.segments and self.terms:
+        if self.model.labelled and self.terms:
             raise ValueError(
                 f"{self.model.kind} is trained on masks and takes no terms: leave out {', '.join(self.terms)}"
             )

@@ -142,7 +142,7 @@ class Loop:
         return self.accelerator.autocast()
 
     def about(self) -> dict[str, Any]:
-        "What the training took, for the result: seconds, steps, precision, device, processes, peak memory."
+        "What the training took, for the result: seconds, steps, precision, device, processes, peak memory, trainable parameters."
         log = self.run.log()
         counts = [row["step"] - before for row, before in zip(log, [0, *(r["step"] for r in log)])]
         return dict(
@@ -152,6 +152,7 @@ class Loop:
             device=describe_device(self.device),
             processes=self.world,
             peak_memory_mib=peak_memory_mib(self.device),
+            parameters=sum(p.numel() for p in self.bare.parameters() if p.requires_grad),
         )
 
     @property
@@ -219,6 +220,7 @@ def train_step(loop: Loop, batches: Iterator[dict]) -> dict[str, Tensor]:
     for i in range(accumulate):
         micro = loop.step * accumulate + i
         torch.manual_seed(derive_seed(loop.recipe.seed, "step", micro, loop.rank))
+        loop.model.start(micro, loop.total * accumulate)
         for term in loop.bare.terms.values():
             if micro % loop.per_epoch == 0:
                 term.before_epoch(loop)

@@ -28,6 +28,7 @@ from .fpr import FPR_FIGURES
 from .segmentation import SEGMENTATION_FIGURES
 from .spaces import FB_ROWS, SPACES
 from .ssc import SSC_FIGURES
+from .wsfcn import WSFCN_FIGURES
 from ..registry import FigureSpec, Row, Table, load, lookup, register, runnable
 from ..tables.measure import Measurement
 from ..tables.table import to_refine, to_run
@@ -42,6 +43,7 @@ register(
     *SPACES,
     *FPR_FIGURES,
     *SSC_FIGURES,
+    *WSFCN_FIGURES,
     *SEGMENTATION_FIGURES,
     FigureSpec(
         "fbr.f1",

@@ -44,8 +44,12 @@ def difference(
 EXTRA = {"precision": "precision", "recall": "recall", "leak": "leak", "excess leak": "excess_leak"}
 # on demand: mIoU of a perfect CAM on the same grid, and the mIoU as a share of it
 CEILING = {"ceiling": "ceiling.miou", "% of ceiling": "ceiling.share"}
-LOWER = ("leak", "excess_leak", "fdr", "seconds", "peak_memory_mib")  # lower is better
-PLAIN = {"seconds": 1, "peak_memory_mib": 1 / 1024}  # not shares: scale to the displayed unit (s, GiB)
+LOWER = ("leak", "excess_leak", "fdr", "seconds", "peak_memory_mib", "parameters")  # lower is better
+PLAIN = {
+    "seconds": 1,
+    "peak_memory_mib": 1 / 1024,
+    "parameters": 1e-6,
+}  # not shares: scale to the displayed unit (s, GiB, million)
 
 
 def dig(metrics: Mapping[str, Any], path: str) -> float:

@@ -116,13 +116,7 @@ COMING = {  # id -> title, source, missing feature
     "ssc.t5": ("Segmentation on COCO 2014, VGG16", "SSC, Table V", "COCO"),
     "ssc.t6": ("Segmentation on COCO 2014, ResNet101", "SSC, Table VI", "COCO"),
     "ssc.f4": ("Segmentation on COCO 2014", "SSC, Fig. 4", "COCO"),
-    "wsfcn.t1": ("Ablation: mIoU, pixel accuracy, parameters", "WS-FCN, Table I", "WS-FCN"),
-    "wsfcn.t2": ("Other modules for context and fusion", "WS-FCN, Table II", "WS-FCN"),
-    "wsfcn.t3": ("Scales and flips at inference", "WS-FCN, Table III", "WS-FCN"),
-    "wsfcn.t4": ("Segmentation on PASCAL VOC 2012", "WS-FCN, Table IV", "WS-FCN"),
     "wsfcn.t5": ("Segmentation on COCO 2014", "WS-FCN, Table V", "WS-FCN and COCO"),
-    "wsfcn.f6": ("CAMs and pseudo masks", "WS-FCN, Fig. 6", "WS-FCN"),
-    "wsfcn.f7": ("Segmentation on PASCAL VOC 2012", "WS-FCN, Fig. 7", "WS-FCN"),
     "wsfcn.f8": ("Segmentation on COCO 2014 and failure cases", "WS-FCN, Fig. 8", "WS-FCN and COCO"),
 }
 

@@ -154,7 +154,7 @@ def measured_line(m: Measurement) -> str:
 
 def first_weights(m: Measurement) -> str:
     "Name the segmentation networks of the rows and their initial weights; '' without any."
-    models = [p.recipe.model for ps in m.planned.values() for p in ps if p.recipe.model.segments]
+    models = [p.recipe.model for ps in m.planned.values() for p in ps if p.recipe.model.labelled]
     each = dict.fromkeys(f"{x.kind} on {x.backbone}, from {x.initial_weights()}" for x in models)
     return f"Networks: {'; '.join(each)}." if each else ""
 
