@@ -56,14 +56,22 @@ def complete(recipe, folder):
     run_recipe(recipe, folder, device="cpu", workers=0)
 
 
-def launch(recipe, folder, **environment):
+def launch(recipe, folder, work=complete, **environment):
     "Run a recipe in another process."
-    return start(complete, recipe, folder, output=folder.with_suffix(".txt"), **environment)
+    return start(work, recipe, folder, output=folder.with_suffix(".txt"), **environment)
 
 
 # Low learning rates: the tiny classifier still predicts every class, and FPR's pools are full.
 TUNING = SMALL_NETWORK | {"start.training.steps": 8, "start.optim.lr": 1e-6, "optim.lr": 1e-4}
 TERMS = {"cam+fbr": {"terms.fbr.warmup": 0.1}, "cam+fpr": TUNING, "cam+ssc": {}}
+SINGLE = {
+    "model.width": 16,
+    "model.dilations": (1, 2),
+    "model.seg_from": 0.5,
+    "model.context": "fca",
+    "model.fusion": "sf2",
+}
+TERMS["ssss"] = SINGLE  # killed once in each phase
 
 
 @pytest.mark.parametrize("method", TERMS)
@@ -87,23 +95,29 @@ def test_kill_in_mid_epoch_then_resume_equals_the_uninterrupted_run(tmp_path, me
     assert [r["step"] for r in resumed.log()] == list(range(1, 41))
     if method == "cam+fpr":
         assert (b["fpr.pools.image"] >= 0).any() and max(r["fpr.rc"] for r in resumed.log()) > 0
+    if method == "ssss":
+        assert [r["step"] for r in resumed.log() if "seg" in r] == list(range(21, 41))
 
 
-@pytest.mark.parametrize("method", ["cam+fbr", "cam+fpr"])
-def test_two_processes_train_as_one(tmp_path, method):
-    recipe = short(method, **({"terms.fbr.warmup": 0.25} if method == "cam+fbr" else TUNING))
+def in_two(recipe, folder, work=complete):
+    "Run a recipe in two processes that share each batch."
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     together = dict(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     together["ACCELERATE_USE_CPU"] = "true"
     processes = [
-        launch(recipe, tmp_path / "runs", RANK=str(rank), LOCAL_RANK=str(rank), **together)
-        for rank in range(2)
+        launch(recipe, folder, work, RANK=str(rank), LOCAL_RANK=str(rank), **together) for rank in range(2)
     ]
     for p in processes:
         p.join(300)
-        assert p.exitcode == 0, (tmp_path / "runs.txt").read_text()[-3000:]
+        assert p.exitcode == 0, folder.with_suffix(".txt").read_text()[-3000:]
+
+
+@pytest.mark.parametrize("method", ["cam+fbr", "cam+fpr"])
+def test_two_processes_train_as_one(tmp_path, method):
+    recipe = short(method, **({"terms.fbr.warmup": 0.25} if method == "cam+fbr" else TUNING))
+    in_two(recipe, tmp_path / "runs")
     (run,) = (r for r in RunStore(tmp_path / "runs") if r.recipe.method == method)
     assert run.result["training"]["processes"] == 2
     terms = load_file(run.path / "terms.safetensors")
@@ -112,6 +126,30 @@ def test_two_processes_train_as_one(tmp_path, method):
         return
     assert 4 * 8 < terms["fbr.bank.pushed"] <= 6 * 4 * 8  # NROIs of both processes' images
     assert run.result["metrics"]["miou"] > 0
+
+
+def complete_image_by_image(recipe, folder):
+    "Run a recipe without what two processes cannot share: draws of dropout, and statistics of a batch (here of each image)."
+    torch.nn.Dropout.forward = lambda self, x: x
+    instance_norm = torch.nn.functional.instance_norm
+    torch.nn.BatchNorm2d.forward = lambda self, x: instance_norm(x, weight=self.weight, bias=self.bias)
+    complete(recipe, folder)
+
+
+def test_two_processes_teach_themselves_as_one(tmp_path):
+    "Augmentation, pseudo labels and their weights are those of each image: a batch may be shared out."
+    certain = {"model.gate": 0.0, "model.dropout": 0.0}
+    labels = {"model.seg_from": 0.0, "model.sure": 0.9, "model.least": 0.0}  # from the first step on
+    steps = {"training.steps": 3, "training.log_every": 1, "optim.name": "sgd", "optim.lr": 1e-3}
+    recipe = short("ssss", **SINGLE | certain | labels | steps)
+    alone = launch(recipe, tmp_path / "one", complete_image_by_image)
+    in_two(recipe, tmp_path / "two", complete_image_by_image)
+    alone.join(300)
+    (one,), (two,) = (list(RunStore(tmp_path / name)) for name in ("one", "two"))
+    assert two.result["training"]["processes"] == 2 and min(r["seg"] for r in one.log()) > 0
+    before = torch.cat([p.detach().flatten() for p in recipe.model.build(8, recipe.seed).parameters()])
+    a, b = (torch.cat([p.flatten() for p in load_model(r, 8).parameters()]).detach() - before for r in (one, two))
+    assert (a - b).norm() < 1e-4 * a.norm()
 
 
 def test_a_run_end_to_end(tmp_path):

@@ -109,8 +109,8 @@ class CamModel(nn.Module):
         loss = self.classify(output.logits, batch["labels"])
         return output, loss, {"cls": loss.detach()}
 
-    def start(self, step: int, total: int) -> None:
-        "Prepare for a training step; models whose loss depends on the progress override this."
+    def start(self, progress: float) -> None:
+        "Prepare for a step; `progress`: share of the training that is done, 1 if the weights come from a trained run."
 
     def classify(self, logits: Tensor, labels: Tensor) -> Tensor:
         "Compute the classification loss of image-level scores [B, C]."

@@ -72,17 +72,19 @@ def sampled(
     x: Tensor,  # [B, C, h, w]
     flow: Tensor,  # offset in x and y, in positions of the new grid, [B, 2, H, W]
 ) -> Tensor:  # [B, C, H, W]
-    "Sample a map bilinearly on a finer grid whose positions are moved; outside, the border continues."
+    "Sample a map bilinearly on a finer grid whose positions are moved; outside, the border continues; no offset, no value: NaN."
     with torch.autocast(x.device.type, enabled=False):
         kind = torch.promote_types(x.dtype, torch.float32)
         flow = flow.to(kind)
+        known = flow.isfinite().all(1, keepdim=True)  # `grid_sample` ends the process at a NaN
         H, W = flow.shape[-2:]
         grid = torch.stack(
             torch.meshgrid(torch.arange(W, device=x.device), torch.arange(H, device=x.device), indexing="xy")
         )
         half = torch.tensor([W - 1, H - 1], device=x.device).view(2, 1, 1).clamp(min=1) / 2
-        at = ((grid + flow) / half - 1).permute(0, 2, 3, 1)
-        return F.grid_sample(x.to(kind), at, mode="bilinear", padding_mode="border", align_corners=True)
+        at = ((grid + flow.where(known, 0.0)) / half - 1).permute(0, 2, 3, 1)
+        found = F.grid_sample(x.to(kind), at, mode="bilinear", padding_mode="border", align_corners=True)
+        return found.where(known, torch.nan)
 
 
 class SF2(nn.Module):

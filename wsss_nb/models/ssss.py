@@ -56,14 +56,14 @@ class Ssss(CamModel):
         )
         self.classifier = conv(width, num_classes, bias=True)
         self.pseudo = pseudo
-        self.progress = 0.0  # share of the steps that are done
+        self.progress = 0.0  # see `start`
 
     @property
     def channels(self) -> int:
         return self.width
 
-    def start(self, step: int, total: int) -> None:
-        self.progress = step / total
+    def start(self, progress: float) -> None:
+        self.progress = progress
 
     def forward(
         self,

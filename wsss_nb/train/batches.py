@@ -34,11 +34,9 @@ class BatchStream:
         ).tolist()
         while len(order) < self.batch_size:  # fewer images than one batch: repeat them
             order += order
-        mine = order[k * self.batch_size : (k + 1) * self.batch_size][self.rank :: self.world]
-        return [
-            (derive_seed(self.seed, "augment", step, i), index)
-            for i, index in enumerate(mine, self.rank << 16)
-        ]
+        whole = enumerate(order[k * self.batch_size : (k + 1) * self.batch_size])
+        seeded = [(derive_seed(self.seed, "augment", step, i), index) for i, index in whole]
+        return seeded[self.rank :: self.world]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return (self.batch(s) for s in range(self.start, self.stop))

@@ -220,7 +220,7 @@ def train_step(loop: Loop, batches: Iterator[dict]) -> dict[str, Tensor]:
     for i in range(accumulate):
         micro = loop.step * accumulate + i
         torch.manual_seed(derive_seed(loop.recipe.seed, "step", micro, loop.rank))
-        loop.model.start(micro, loop.total * accumulate)
+        loop.model.start(1.0 if loop.recipe.trains_on() else micro / (loop.total * accumulate))
         for term in loop.bare.terms.values():
             if micro % loop.per_epoch == 0:
                 term.before_epoch(loop)

@@ -57,6 +57,8 @@ BASELINES = {
     "AMN": "amn",
     "AdvCAM": "advcam",
     "MCTformer": "mctformer",
+    "SSSS": "ssss",
+    "WS-FCN": "wsfcn",
 }
 CONTROL = {  # plug-ins -> those that their control trains as
     "FBR": "FBR",
@@ -106,7 +108,7 @@ GRID = Table(
     note="Seeds without refinement. Rows 'trained as' are controls: they train as the named plug-ins do, without them. FPR fine-tunes the "
     "run of the same row without FPR; under the presets in steps FBR and SSC do too, and the controls of a baseline are one run. PPC is "
     "PPC on EPS and learns from saliency maps; the other rows learn from image-level labels alone. MCTformer needs DeiT's weights: by "
-    "download, or in model.weights.",
+    "download, or in model.weights. SSSS and WS-FCN: their masks, as CAMs of the image's classes.",
 )
 register(GRID)
 
