@@ -148,7 +148,9 @@ def test_two_processes_teach_themselves_as_one(tmp_path):
     (one,), (two,) = (list(RunStore(tmp_path / name)) for name in ("one", "two"))
     assert two.result["training"]["processes"] == 2 and min(r["seg"] for r in one.log()) > 0
     before = torch.cat([p.detach().flatten() for p in recipe.model.build(8, recipe.seed).parameters()])
-    a, b = (torch.cat([p.flatten() for p in load_model(r, 8).parameters()]).detach() - before for r in (one, two))
+    a, b = (
+        torch.cat([p.flatten() for p in load_model(r, 8).parameters()]).detach() - before for r in (one, two)
+    )
     assert (a - b).norm() < 1e-4 * a.norm()
 
 
