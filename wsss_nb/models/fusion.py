@@ -55,6 +55,7 @@ class FlowUpsample(nn.Module):
         super().__init__()
         self.deep, self.shallow = conv(width, inner), conv(width, inner)
         self.offset = conv(2 * inner, 2, 3)
+        nn.init.zeros_(self.offset.weight)  # bilinear at first
 
     def flow(
         self, deep: Tensor, shallow: Tensor

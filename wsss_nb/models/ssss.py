@@ -19,7 +19,7 @@ from .backbones import Backbone
 from .cam import CamModel, CamOutput, ParameterGroup
 from .context import context_module, conv, embedding
 from .deeplab_v3p import low_level
-from .fusion import fusion_module
+from .fusion import FlowUpsample, fusion_module
 from .pseudo import PseudoLabels, ngwp, pseudo_loss, size_penalty
 from .segmenter import Dropout, probability_maps
 from ..run.recipe import Count, ModelConfig, Positive, Share
@@ -47,10 +47,11 @@ class Ssss(CamModel):
         gate: float,  # ψ
         pseudo: PseudoLabels,
         seg_from: float,  # share of the steps after which the pseudo labels are learnt
+        flow_rate: float = 1.0,  # learning rate of the offsets of SF2, as a share of the other new layers'
     ):
         nn.Module.__init__(self)  # not CamModel's: the classifier is the last layer of the head
         self.backbone, self.context, self.fusion, self.low = backbone, context, fusion, low
-        self.width, self.gate, self.seg_from = width, gate, seg_from
+        self.width, self.gate, self.seg_from, self.flow_rate = width, gate, seg_from, flow_rate
         self.head = nn.Sequential(
             embedding(width, width), nn.Dropout(0.5), embedding(width, width), nn.Dropout(0.1)
         )
@@ -117,7 +118,11 @@ class Ssss(CamModel):
             return [ParameterGroup(factor, weights), ParameterGroup(2 * factor, rest, decay=False)]
 
         biases = {id(p) for k, p in self.named_parameters() if k.endswith("bias")}
-        return split(list(self.backbone.parameters()), 1.0) + split(self.head_parameters(), head_mult)
+        flow = [p for m in self.modules() if isinstance(m, FlowUpsample) for p in m.offset.parameters()]
+        slow = {id(p) for p in flow}
+        head = [p for p in self.head_parameters() if id(p) not in slow]
+        groups = split(list(self.backbone.parameters()), 1.0) + split(head, head_mult)
+        return groups + split(flow, head_mult * self.flow_rate)
 
 # %% ../../nbs/models/19_ssss.ipynb #bc249ddb
 class SsssConfig(ModelConfig, kind="ssss"):
@@ -131,7 +136,7 @@ class SsssConfig(ModelConfig, kind="ssss"):
     )
     presets = dict.fromkeys(
         ("small", "quick", "demo", "smoke"),
-        dict(values=dict(output_stride=16, width=64, rates=(3, 6, 9))),
+        dict(values=dict(output_stride=16, width=64, rates=(3, 6, 9), flow_rate=0.01)),
     )
     backbone: str = "wide_resnet38"
     weights: str = "auto"  # 'auto', 'random' or a path
@@ -142,6 +147,7 @@ class SsssConfig(ModelConfig, kind="ssss"):
     srm: bool = True  # spatial attention of FCA
     fusion: Literal["skip", "sum", "concat", "multiply", "sf2"] = "skip"
     release: bool = False  # FCA and SF2 as in WS-FCN's public release
+    flow_rate: Positive = 1.0  # learning rate of SF2's offsets, as a share of the other new layers'
     width: Count = 256  # channels of context, fusion and head
     rates: Annotated[tuple[Count, ...], Field(min_length=1)] = (12, 24, 36)  # dilations of the ASPP
     dropout: Dropout = 0.5  # after the ASPP
@@ -200,4 +206,5 @@ class SsssConfig(ModelConfig, kind="ssss"):
         )
         fusion = fusion_module(self.fusion, self.width, channels, self.release)
         pseudo = PseudoLabels(self.iterations, self.dilations, self.sure, self.sure_background, self.least)
-        return Ssss(trunk, context, fusion, low, num_classes, self.width, self.gate, pseudo, self.seg_from)
+        parts = trunk, context, fusion, low, num_classes, self.width, self.gate, pseudo
+        return Ssss(*parts, self.seg_from, self.flow_rate)
