@@ -26,6 +26,7 @@ from wsss_nb.core import UserError
 from wsss_nb.data.catalog import open_data
 from wsss_nb.data.files import write_map
 from wsss_nb.data.folder import write_folder
+from wsss_nb.explore.scores import infer_image
 from wsss_nb.metrics.confusion import Confusion, predict_mask
 from wsss_nb.paper.registry import ENTRIES, lookup
 from wsss_nb.pipeline import masks as masks_module
@@ -127,6 +128,40 @@ def test_predictions_are_written(trained, tmp_path):
     assert [f.stem for f in files] == sorted(ids)
     with Image.open(files[0]) as image:
         assert image.mode == "P" and image.size == (64, 64)
+
+
+def single(output):
+    "Return the recipe of a short training of WS-FCN whose inference gives CAMs, masks, or masks of known tags."
+    small = {"model.width": 8, "model.dilations": (1, 2), "inference.limit": None, "model.output": output}
+    return make_recipe("wsfcn", DATA, "smoke", overrides=SHORT | small)
+
+
+def test_a_single_stage_gives_cams_masks_and_masks_of_known_tags(tmp_path):
+    "All three from one training; the second stage can learn from its refined CAMs."
+    store, data = tmp_path / "runs", open_data(DATA)
+    cam, masks, tagged = runs = [run_recipe(single(o), store, workers=0) for o in ("cam", "masks", "tagged")]
+    assert len({r.key for r in runs}) == 3 and len({r.result["training"]["seconds"] for r in runs}) == 1
+    assert [r.result["metrics"]["split"] for r in runs] == ["train", "val", "val"]
+    assert "threshold" in cam.result["metrics"] and "threshold" not in masks.result["metrics"]
+    known = open_data(DATA).tags
+    for id in data.ids("train"):
+        assert set(load_cam(cam_path(cam.path, "train", id)).classes) == set(known[id])
+    model = load_model(tagged, len(data.classes))
+    for id in data.ids("val"):
+        cached = load_cam(cam_path(tagged.path, "val", id))
+        assert set(cached.classes) <= set(known[id])
+        sample = data.load(id)
+        alone = infer_image(
+            model, sample["image"] / 255, sample["labels"], tagged.recipe.inference, torch.device("cpu")
+        )
+        assert np.array_equal(alone.classes, cached.classes) and np.allclose(alone.cam, cached.cam, atol=1e-3)
+    words = ("--chain", "background?power=5,crf?preset=psa", "--server", "auto", "--runs", store)
+    done = call("masks", masks.key, *words, "--out", tmp_path / "a")
+    assert done.exit_code == 0 and "labels image tags" in done.stdout, done.output
+    refused = call("masks", tagged.key, *words, "--out", tmp_path / "b")
+    assert refused.exit_code == 2 and "needs the tags of the images" in refused.stderr, refused.output
+    assert call("refine", "pamr", "--run", cam.key, "--split", "train", "--runs", store).exit_code == 0
+    assert run_recipe(network(f"run:{cam.key}/pamr"), store, workers=0).result["metrics"]["miou"] >= 0
 
 
 def test_labels_count_and_their_place_does_not(tmp_path, masks):

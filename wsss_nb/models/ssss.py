@@ -176,6 +176,10 @@ class SsssConfig(ModelConfig, kind="ssss"):
     def segments(self) -> bool:
         return self.output != "cam"
 
+    @property
+    def tagged(self) -> bool:
+        return self.output == "tagged"
+
     def trained_as(self) -> "SsssConfig":
         "Return the settings with the default inference, which share one training in the store."
         fields = ("output", "class_cut", "background_power", "background_score")
@@ -190,7 +194,7 @@ class SsssConfig(ModelConfig, kind="ssss"):
             frozen = dict(frozen_stages=self.frozen_stages, frozen_bn=self.frozen_bn)
             trunk = Backbone(self.backbone, self.output_stride, self.weights, **frozen)
             model = self.network(trunk, num_classes)
-        model.segments, model.tagged = self.segments, self.output == "tagged"
+        model.segments, model.tagged = self.segments, self.tagged
         model.class_cut, model.power, model.constant = (
             self.class_cut,
             self.background_power,
