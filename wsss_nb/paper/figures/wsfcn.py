@@ -80,8 +80,8 @@ def draw_pseudo(
         grid.append([*row, (label_map(s["image"], s["mask"]), id)])
     heads = [h for name in shown for h in (f"{name}: CAM", "pseudo mask")]
     note = (
-        "For each class, the image with the median gain in IoU. IoU of the class's seed, at each run's own threshold. Pseudo mask: what the "
-        f"network would learn from the image after its training; pixels that are not sure keep the image. {run_note(shown)}"
+        "For each class, the image with the median gain in IoU. IoU of the class's seed, at each run's own threshold. Pseudo mask: "
+        f"what the network would learn from the image after its training; pixels that are not sure keep the image. {run_note(shown)}"
     )
     title = f"CAMs and pseudo masks ({about(list(shown.values()))})"
     return picture_grid(grid, ["input", *heads, "truth"], title, note, *shape_of(grid), bar=True)

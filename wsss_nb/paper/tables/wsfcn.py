@@ -72,8 +72,8 @@ T2 = Table(
     on="wsfcn",
     paper_on="SSSS",
     paper_data=VAL,
-    note="The baseline's context module is ASPP, its fusion a skip and global cues. The paper defines none of the alternatives; those here have "
-    "its numbers of parameters (`models.context`, `models.fusion`). " + TRAINS,
+    note="The baseline's context module is ASPP, its fusion a skip and global cues. The paper defines none of the alternatives; "
+    "those here have its numbers of parameters (`models.context`, `models.fusion`). " + TRAINS,
 )
 
 # %% ../../../nbs/paper/tables/09_wsfcn.ipynb #0aeff832
@@ -192,8 +192,8 @@ T4 = Table(
     on="wsfcn",
     paper_on="WS-FCN",
     paper_data=VAL,
-    note="§: the image's tags are known, and other classes are removed from the mask: not comparable with rows that do not know them. Supervision: F "
-    "pixel labels, I image tags, S saliency, D other data. Scales and flips as the preset has them. Test: printed only. SSSS's val is its own "
-    "paper's, Table I's is a rerun. FickleNet is printed with S alone. With CRF the printed test number is .08 below SSSS's.",
+    note="§: the image's tags are known, and other classes are removed from the mask: not comparable with rows that do not know them. "
+    "Supervision: F pixel labels, I image tags, S saliency, D other data. Scales and flips as the preset has them. "
+    "Test: printed only. SSSS's val is its own paper's, Table I's is a rerun. FickleNet is printed with S alone. With CRF the printed test number is .08 below SSSS's.",
 )
 register(T1, T2, T3, T4)
