@@ -194,6 +194,7 @@ T4 = Table(
     paper_data=VAL,
     note="§: the image's tags are known, and other classes are removed from the mask: not comparable with rows that do not know them. "
     "Supervision: F pixel labels, I image tags, S saliency, D other data. Scales and flips as the preset has them. "
-    "Test: printed only. SSSS's val is its own paper's, Table I's is a rerun. FickleNet is printed with S alone. With CRF the printed test number is .08 below SSSS's.",
+    "Test: printed only. SSSS's val is its own paper's, Table I's is a rerun. "
+    "FickleNet is printed with S alone. With CRF the printed test number is .08 below SSSS's.",
 )
 register(T1, T2, T3, T4)
