@@ -154,9 +154,10 @@ def test_list_names_every_table_and_figure():
     runnable = [f"fbr.t{i}" for i in (2, *range(6, 12))]
     runnable += ["fbr.t3", "fpr.t2", "ssc.t3", "ssc.t4", "fbr.f5", "fpr.f4", "ssc.f3", "segment.compare"]
     runnable += ["fpr.t1", "fpr.t5", "fpr.f5", "ssc.t7", "ssc.f6", "grid.all", "fbr.f11", "cooccur.sweep"]
+    runnable += ["wsfcn.t1", "wsfcn.t2", "wsfcn.t3", "wsfcn.t4", "wsfcn.f6", "wsfcn.f7"]
     for id in runnable:
         assert ids[id].endswith("yes")
-    assert "waits for COCO" in ids["fbr.t4"] and "waits for WS-FCN" in ids["wsfcn.t1"]
+    assert "waits for COCO" in ids["fbr.t4"] and "waits for COCO" in ids["wsfcn.t5"]
 
 
 def test_table_of_nothing_run(tmp_path):
