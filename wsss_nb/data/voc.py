@@ -100,7 +100,7 @@ class VOCData(FileData):
                     f"No folder {Path(path) / folder}.",
                     "Unpack VOCtrainval_11-May-2012.tar and give its folder VOCdevkit/VOC2012.",
                 )
-        images = index(root / "JPEGImages", IMAGE_SUFFIXES)
+        images = index(root / "JPEGImages", IMAGE_SUFFIXES, faults)
         maps = {f: index(root / folder) for f, folder in MAPS.items() if f != "stuff"}
         maps["mask"] = index(root / "SegmentationClassAug") | maps["mask"]
         splits = voc_splits(root, list(images), sbd, faults)

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from ..core import UserError
 from ..data.base import WsssData
-from ..data.files import BROKEN
+from ..data.files import BROKEN, orientation
 from ..draw.pixels import as_rgb
 from ..metrics.confusion import as_array
 
@@ -228,8 +228,9 @@ class Images:
         if not data.files:
             return Image.fromarray(as_rgb(data.load(id)["image"]))
         with Image.open(data.path(id)) as im:
+            turned = orientation(im) != 1
             im.draft("RGB", (2 * side, 2 * side))  # decodes a JPEG at 1/2, 1/4 or 1/8 of its size
-            return im.convert("RGB")
+            return (ImageOps.exif_transpose(im) if turned else im).convert("RGB")
 
     def add(
         self,

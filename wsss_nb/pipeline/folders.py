@@ -22,8 +22,8 @@ from ..run.store import environment, hold
 def pair(images: str | Path, masks: str | Path) -> FileData:
     "Open two folders as a data set; every mask needs an image of its size."
     faults = Faults()
-    found = index(Path(images), IMAGE_SUFFIXES)
-    drawn = index(Path(masks))
+    found = index(Path(images), IMAGE_SUFFIXES, faults)
+    drawn = index(Path(masks), faults=faults)
     for folder, files, what in ((images, found, "images"), (masks, drawn, "PNG masks")):
         if not files:
             faults.add(f"no {what} in {folder}" if Path(folder).is_dir() else f"no folder {folder}")
@@ -37,12 +37,12 @@ def pair(images: str | Path, masks: str | Path) -> FileData:
             tags={},
         )
         data.check_heads(drawn, faults)
-    faults.settle(f"{images} and {masks}", skip_bad=False)
+    faults.settle(f"{images} and {masks}", skip_bad=None)
     return data
 
 
 def refine_folder(
-    images: str | Path,  # a folder of .jpg or .png
+    images: str | Path,  # a folder of photographs
     masks: str | Path,  # a folder of PNG masks; images without a mask are ignored
     chain: str | Sequence[StepConfig],
     out: str | Path,  # a new folder, or one that was begun with the same masks and chain

@@ -196,7 +196,7 @@ def read_list(file: str | Path) -> list[str]:
     "Read the lines of a text file, e.g. the ids of a split; a missing or empty file is a `UserError`."
     faults = Faults()
     lines = read_lines(Path(file), faults)
-    faults.settle(str(file), skip_bad=False)
+    faults.settle(str(file), skip_bad=None)
     if not lines:
         raise UserError(f"{file} is empty.", "Write one name per line.")
     return lines
