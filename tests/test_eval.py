@@ -114,6 +114,26 @@ def test_a_list_of_ids(folders):
     assert "im09: no prediction" in compare(folders, "--ids", ids).stderr
 
 
+def test_a_few_masks_drawn_by_hand(folders):
+    "Masks without a ground truth are not judged, and counted; a ground truth without a mask is a fault."
+    for file in sorted((folders / "truth").iterdir())[3:]:
+        file.unlink()
+    done = compare(folders)
+    assert done.exit_code == 0 and "3 images" in done.stdout
+    assert "Not judged, as there is no ground truth: 37 of 40 masks" in done.stderr
+    (folders / "pred" / "im00.png").unlink()
+    missed = compare(folders)
+    assert missed.exit_code == 2 and "im00: no prediction" in missed.stderr and "--ids FILE" in missed.stderr
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_a_score_of_nothing_is_refused(folders, classes):
+    for file in (folders / "truth").iterdir():
+        Image.fromarray(np.where(np.arange(60 * 80).reshape(60, 80) % 7, 0, 255).astype(np.uint8)).save(file)
+    done = compare(folders, *(("--classes", folders / "classes.txt") if classes else ()))
+    assert done.exit_code == 2 and done.stdout == "" and "no pixel of a class" in done.stderr
+
+
 def test_everything_wrong_is_one_error(folders):
     (folders / "pred" / "im00.png").unlink()
     (folders / "truth" / "im01.png").unlink()
@@ -124,9 +144,8 @@ def test_everything_wrong_is_one_error(folders):
     done = compare(folders, "--classes", folders / "classes.txt")
     assert done.exit_code == 2 and done.stdout == "" and done.stderr.count("wsss_nb: ") == 1
     for words in (
-        "6 faults in 38 masks",
+        "5 faults in 38 masks",
         "im00: no prediction in",
-        "im01: no ground truth in",
         "differ in size (60×80 and 61×80",
         "im03: prediction has label 7, outside 0…3",
         "im04.png is a colour picture",
@@ -135,7 +154,7 @@ def test_everything_wrong_is_one_error(folders):
         assert words in done.stderr, words
     for i in range(10, 30):
         (folders / "pred" / f"im{i}.png").unlink()
-    assert "and 16 more" in compare(folders, "--classes", folders / "classes.txt").stderr
+    assert "and 15 more" in compare(folders, "--classes", folders / "classes.txt").stderr
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MaskScores', 'refuse', 'score_masks', 'read_labels', 'pair_up', 'highest_label', 'read_list', 'read_classes',
-           'score_folders']
+           'nothing_judged', 'score_folders']
 
 # %% ../../nbs/pipeline/00_judge.ipynb #935777d6
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def refuse(faults: Sequence[str], of: int, what: str = "masks"):
     "Raise one `UserError` that lists all faults."
     raise UserError(
         f"{len(faults)} fault{'s' * (len(faults) > 1)} in {of} {what}: {list_offenders([f.rstrip('.') for f in faults])}.",
-        "Every mask needs a ground truth of its size, with labels of the class list (255 is ignored).",
+        "Every mask needs a ground truth of its size, with labels of the class list (255 is ignored). Judge a part with --ids FILE, one name per line.",
     )
 
 
@@ -151,9 +152,11 @@ def read_labels(path: Path) -> ndarray:  # uint8, [H, W]
 def pair_up(
     truth: str | Path,
     pred: str | Path,
-    ids: Sequence[str] | None = None,  # required in both folders; None: all ids of either folder
-) -> tuple[dict[str, tuple[Path, Path]], list[str]]:  # id -> (truth, mask); faults: what is missing
-    "Pair the masks of two folders by name."
+    ids: Sequence[str] | None = None,  # required in both folders; None: all that have a ground truth
+) -> tuple[
+    dict[str, tuple[Path, Path]], list[str], list[str]
+]:  # id -> (truth, mask); what is missing; ids left out
+    "Pair the masks of two folders by name; without `ids` masks without a ground truth are left out."
     folders = (Path(truth), Path(pred))
     found = []
     for folder, what in zip(folders, ("ground truth", "predictions")):
@@ -164,14 +167,15 @@ def pair_up(
             raise UserError(
                 f"No PNGs in {folder}, the folder of the {what}.", "Masks are palette or grey PNGs."
             )
-    wanted = list(dict.fromkeys(ids)) if ids is not None else sorted(found[0] | found[1])
+    wanted = list(dict.fromkeys(ids)) if ids is not None else sorted(found[0])
+    rest = [] if ids is not None else sorted(found[1].keys() - found[0].keys())
     missing = [
         f"{i}: no {what} in {folder}"
         for i in wanted
         for files, folder, what in zip(found, folders, ("ground truth", "prediction"))
         if i not in files
     ]
-    return {i: (found[0][i], found[1][i]) for i in wanted if i in found[0] and i in found[1]}, missing
+    return {i: (found[0][i], found[1][i]) for i in wanted if i in found[0] and i in found[1]}, missing, rest
 
 
 def highest_label(files: Sequence[Path], workers: int | None = None) -> int:
@@ -215,6 +219,14 @@ def read_classes(file: str | Path) -> list[str]:
     return names
 
 # %% ../../nbs/pipeline/00_judge.ipynb #b6f5261d
+def nothing_judged(truth: str | Path) -> UserError:
+    "Return the error for a ground truth without any pixel of a class."
+    return UserError(
+        f"The masks in {truth} have no pixel of a class, only background (0) and unknown (255).",
+        "Draw objects with the labels 1, 2, ...: 255 means 'not judged'.",
+    )
+
+
 def score_folders(
     truth: str | Path,  # folder of PNGs
     pred: str | Path,  # folder of PNGs
@@ -226,13 +238,13 @@ def score_folders(
     workers: int | None = None,
 ) -> MaskScores:
     "Score a folder of masks; missing masks, wrong sizes and labels outside the classes are listed in one error."
-    pairs, missing = pair_up(truth, pred, ids)
+    pairs, missing, rest = pair_up(truth, pred, ids)
     if classes is None:
         n = highest_label([t for t, _ in pairs.values()], workers)
         if pairs and not n:
-            raise UserError(f"The masks in {truth} have no label but background.", "Name the classes.")
+            raise nothing_judged(truth)
         classes = [str(k) for k in range(1, n + 1)]
-    return score_masks(
+    scores = score_masks(
         lambda i: tuple(map(read_labels, pairs[i])),
         list(pairs),
         classes,
@@ -242,3 +254,11 @@ def score_folders(
         workers,
         faults=missing,
     )
+    if pairs and not scores.confusion.matrix[1:].any():
+        raise nothing_judged(truth)
+    if rest:
+        print(
+            f"Not judged, as there is no ground truth: {len(rest)} of {len(rest) + len(pairs)} masks in {pred}.",
+            file=sys.stderr,
+        )
+    return scores
