@@ -104,7 +104,8 @@ def refuse(faults: Sequence[str], of: int, what: str = "masks"):
     "Raise one `UserError` that lists all faults."
     raise UserError(
         f"{len(faults)} fault{'s' * (len(faults) > 1)} in {of} {what}: {list_offenders([f.rstrip('.') for f in faults])}.",
-        "Every mask needs a ground truth of its size, with labels of the class list (255 is ignored). Judge a part with --ids FILE, one name per line.",
+        "Every mask needs a ground truth of its size, with labels of the class list (255 is ignored). "
+        "Judge a part with --ids FILE, one name per line.",
     )
 
 
