@@ -277,6 +277,13 @@ class FolderData(FileData):
             self.check_tags(faults)
         elif not faults.whole:
             self.tags_from_masks(faults)
+        if self.tags and not any(self.tags.values()) and not faults.whole:
+            origin = (
+                "tags.csv"
+                if tagged
+                else f"the masks in {MAPS['mask']} hold only background (0) and unknown (255), an object is 1, 2, ..."
+            )
+            faults.add(f"no image has a tag: {origin}")
         faults.settle(name, skip_bad)
         self.drop(faults.images)
         if skip_bad:

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core import UserError, describe_device, pick_device, write_json
 from ..data.base import WsssData
 from ..data.files import IMAGE_SUFFIXES, Faults, FileData, index
+from .judge import highest_label, nothing_judged
 from .masks import clean, own, read_log, timing, write_masks
 from ..refine.chain import build_chain, chain_name, chain_text, default_threads, parse_chain
 from ..refine.state import Context, Seed, StepConfig, seed_from_mask
@@ -55,6 +56,8 @@ def refine_folder(
     if not steps:
         raise UserError("An empty chain does not change the masks.", "Name steps, for instance crf.")
     data = pair(images, masks)
+    if not highest_label([data.path(i, "mask") for i in data.ids("all")], workers):
+        raise nothing_judged(masks)
     out = Path(out)
     own(out, dict(chain=chain_text(steps), name=chain_name(steps), masks=str(Path(masks).resolve())))
     with hold(out, str(out)):
