@@ -101,7 +101,7 @@ def test_a_mistyped_kind_names_the_nearest(stripes):
         (
             "seem",
             "no baseline 'seem'; did you mean 'seam'? There are: "
-            "advcam, amn, cam, deeplab_v1, deeplab_v2, deeplab_v3p, eps, mctformer, seam.",
+            "advcam, amn, cam, deeplab_v1, deeplab_v2, deeplab_v3p, eps, mctformer, seam, ssss, wsfcn.",
         ),
         ("cam+contrast", "no term 'contrast'. There are: fbr,"),  # a helper module is no kind
         ("drs", "no baseline 'drs'. There are: advcam,"),

@@ -61,6 +61,10 @@ class WsssData:
         "Return (height, width) of an image without decoding its pixels."
         raise NotImplementedError
 
+    def turned(self, id: str) -> bool:
+        "Tell whether an image is stored in another orientation than viewers show; files override this."
+        return False
+
     def available(self, id: str) -> set[str]:
         "Return the optional fields of one image."
         return {f for f in self.has if f not in self.added or id in self.added[f]}

@@ -189,7 +189,7 @@ def check_data(
     (h, w), (H, W) = sizes[0], sizes[-1]
     largest = f" to {W} x {H}" if (h, w) != (H, W) else ""
     notes.append(f"Image sizes: {w} x {h}{largest} (width x height).")
-    if data.files and (turned := sum(data.turned(i) for s in splits for i in data.ids(s))):
+    if turned := sum(data.turned(i) for s in splits for i in data.ids(s)):
         notes.append(
             f"{turned} images are stored turned (EXIF orientation) and read upright, as viewers show them."
         )

@@ -6,14 +6,15 @@
 __all__ = ['pair', 'refine_folder', 'mask_seed']
 
 # %% ../../nbs/pipeline/16_folders.ipynb #7179b33f
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ..core import UserError, describe_device, pick_device, write_json
+from ..core import UserError, atomic_path, describe_device, pick_device, write_json
 from ..data.base import WsssData
-from ..data.files import IMAGE_SUFFIXES, Faults, FileData, index
-from .judge import highest_label, nothing_judged
+from ..data.files import IMAGE_SUFFIXES, Faults, FileData, index, write_map
+from .judge import top_label
 from .masks import clean, own, read_log, timing, write_masks
 from ..refine.chain import build_chain, chain_name, chain_text, default_threads, parse_chain
 from ..refine.state import Context, Seed, StepConfig, seed_from_mask
@@ -56,8 +57,6 @@ def refine_folder(
     if not steps:
         raise UserError("An empty chain does not change the masks.", "Name steps, for instance crf.")
     data = pair(images, masks)
-    if not highest_label([data.path(i, "mask") for i in data.ids("all")], workers):
-        raise nothing_judged(masks)
     out = Path(out)
     own(out, dict(chain=chain_text(steps), name=chain_name(steps), masks=str(Path(masks).resolve())))
     with hold(out, str(out)):
@@ -68,6 +67,13 @@ def refine_folder(
             for i, p in files.items()
             if not p.exists() or p.stat().st_mtime_ns < data.path(i, "mask").stat().st_mtime_ns
         }
+        bare = [i for i in todo if not top_label(data.path(i, "mask"))]
+        for i in bare:  # as they are: their unknown pixels do not become background
+            with atomic_path(todo.pop(i)) as p:
+                write_map(p, data.load(i, ["mask"])["mask"])
+        if bare:
+            none = f"{len(bare)} of {len(files)} masks have no class, only background (0) or unknown (255)"
+            print(f"{none}: kept as they are. An object is drawn as 1, 2, ...", file=sys.stderr)
         built = build_chain(steps, Context(data, "all", None, target, out / "networks"))
         log = out / "log.jsonl"
         write_masks(partial(mask_seed, data), built, todo, log, workers or default_threads(target), {})
