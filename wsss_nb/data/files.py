@@ -36,10 +36,13 @@ def short(path: Path) -> str:
 
 
 def orientation(im: Image.Image) -> int:
-    "Return the EXIF orientation, 1 to 8 (1: upright), without decoding the pixels."
+    "Return the EXIF orientation, 1 to 8 (1: upright), without decoding the pixels; 1 if the EXIF data are damaged."
     if im.format == "TIFF" or (im.format == "PNG" and "exif" not in im.info):
         return 1  # PIL turns a TIFF itself, and would decode a PNG to look behind its pixels
-    return im.getexif().get(0x0112, 1)
+    try:
+        return im.getexif().get(0x0112, 1)
+    except BROKEN:
+        return 1
 
 
 def upright_size(im: Image.Image) -> tuple[int, int]:  # height, width
