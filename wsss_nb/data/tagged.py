@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ..core import UserError, atomic_path, list_offenders, read_json, write_json
 from .cooccur import CooccurData
-from .files import BROKEN, FORM, IMAGE_SUFFIXES, Faults
+from .files import BROKEN, FORM, IMAGE_SUFFIXES, Faults, orientation
 from .folder import read_table
 
 # %% ../../nbs/data/08_tagged.ipynb #8f5b4300
@@ -125,7 +125,7 @@ def place_photo(
         with Image.open(file) as im:
             if im.mode in ("I", "F") or im.mode.startswith("I;16"):
                 return f"{file.name} is not an 8-bit picture"
-            upright = im.getexif().get(0x0112, 1) == 1  # the tag "Orientation"
+            upright = orientation(im) == 1
             if file.suffix.lower() in IMAGE_SUFFIXES and upright and (not longest or max(im.size) <= longest):
                 with atomic_path(target.with_name(target.name + file.suffix.lower())) as p:
                     p.symlink_to(file)
