@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'infer_cams', 'infer_probabilities', 'likely', 'CachedCam', 'save_cam', 'load_cam', 'present_cam',
-           'kept_prediction', 'background_score', 'chosen_ids', 'cam_path', 'half_precision', 'write_cams']
+           'predicted', 'kept_prediction', 'background_score', 'chosen_ids', 'cam_path', 'half_precision', 'write_cams']
 
 # %% ../nbs/02_cams.ipynb #3d3d333e
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .core import UserError, atomic_path, evenly
+from .core import UserError, atomic_path, evenly, list_offenders
 from .data.base import Split, WsssData, collate, same_size_batches
 from .data.transforms import eval_transform, multi_scale, unflip
 from .models.cam import CamModel
@@ -143,6 +143,11 @@ def present_cam(
     cam = scores[classes]
     return classes, cam / (cam.amax((-2, -1), keepdim=True) + eps)
 
+
+def predicted(logits: Tensor) -> Tensor:  # [..., C] -> bool [..., C]
+    "Tell the classes that are more likely than not, and the most likely one."
+    return (logits > 0) | (logits == logits.amax(-1, keepdim=True))
+
 # %% ../nbs/02_cams.ipynb #0e61deef
 def kept_prediction(
     probabilities: Tensor,  # of background and classes, of one image, [1 + C, h, w]
@@ -205,6 +210,17 @@ def write_cams(
     model = model.eval().to(device)
     autocast = half_precision(device)
     what, write = ("predictions", _write_predictions) if model.segments else ("CAMs", _write)
+    if bare := [i for i in todo.ids if i not in data.tags]:
+        if model.tagged:
+            raise UserError(
+                f"No tags of {list_offenders(bare)} ({split}), and this run's masks are those of the image's tags.",
+                "Set model.output=masks.",
+            )
+        if not model.segments:
+            data.notice(
+                f"{len(bare)} images of {split} have no tags: they get the CAMs of the classes more likely than not, "
+                "and of the most likely one."
+            )
     with (
         ThreadPoolExecutor(1) as writer,
         tqdm(total=len(todo.ids), desc=f"{what} {split}", mininterval=1) as bar,
@@ -214,9 +230,9 @@ def write_cams(
             images = batch["image"].to(device, non_blocking=True)
             with autocast:
                 if model.segments:
-                    found = (infer_probabilities(model, images, inference, batch["labels"]),)
+                    found = (infer_probabilities(model, images, inference, batch.get("labels")),)
                 else:
-                    found = infer_cams(model, images, inference, batch["labels"])
+                    found = infer_cams(model, images, inference, batch.get("labels"))
             if pending:
                 pending.result()  # at most one batch waits for the writer; its errors are raised here
             pending = writer.submit(write, folder, split, batch, *found)
@@ -229,9 +245,10 @@ def _write(folder: Path, split: str, batch: dict, scores: Tensor, logits: Tensor
     "Write the CAMs of one batch."
     size = tuple(batch["image"].shape[-2:])
     peaks = scores.amax((-2, -1)).cpu().numpy()
+    labels = batch.get("labels", predicted(logits))
     logits = logits.cpu().numpy()
     for i, id in enumerate(batch["ids"]):
-        classes, cam = present_cam(scores[i], batch["labels"][i].to(scores.device))
+        classes, cam = present_cam(scores[i], labels[i].to(scores.device))
         cached = CachedCam(classes.cpu().numpy(), cam.half().cpu().numpy(), size, peaks[i], logits[i])
         save_cam(cam_path(folder, split, id), cached)
 

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['plain', 'Method', 'Data', 'Preset', 'Seed', 'Set', 'Device', 'Runs', 'Baseline', 'Seeds', 'Run', 'Refine', 'Parallel',
-           'Scheduler', 'Workers', 'SkipBad', 'Key', 'SplitName', 'Figures', 'user_line', 'Commands', 'parse_sets',
-           'parse_over', 'file_name']
+           'Scheduler', 'Workers', 'SkipBad', 'Key', 'SplitName', 'Figures', 'user_line', 'option_of', 'Commands',
+           'places_of', 'parse_sets', 'parse_over', 'file_name']
 
 # %% ../../nbs/commands/00_base.ipynb #00522780
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,22 +18,42 @@ import typer
 from typer.core import TyperGroup
 
 # %% ../../nbs/commands/00_base.ipynb #449336df
-def user_line(error: BaseException) -> str | None:  # None: a bug
+def user_line(
+    error: BaseException,
+    places: Mapping[str, Path] | None = None,  # option -> the folder or file that it names
+) -> str | None:  # None: a bug
     "Format an error that the user can correct as one line."
     if "wsss_nb.core" not in sys.modules:
         return None
     from pydantic import ValidationError
 
-    from wsss_nb.core import UserError
+    from wsss_nb.core import PlaceError, UserError
     from wsss_nb.run.plugin import explain_validation
 
     if isinstance(error, ValidationError):
         error = explain_validation(error)
+    elif isinstance(error, Exception) and not isinstance(error, UserError):
+        error = PlaceError.of(error) or error
+    if isinstance(error, PlaceError) and (option := option_of(error.place, places or {})):
+        other = f"Name another place with {option}."
+        error = UserError(error.what, f"{error.remedy} {other}" if error.full else other)
     return " ".join(str(error).split()) if isinstance(error, UserError) else None
+
+
+def option_of(place: Path, places: Mapping[str, Path]) -> str | None:  # None: none of them
+    "Find the option that names a place or a folder above or below it; of several the nearest."
+    place = place.absolute()
+    full = {option: p.absolute() for option, p in places.items()}
+    near = [o for o, p in full.items() if place.is_relative_to(p) or p.is_relative_to(place)]
+    return max(near, key=lambda o: len(full[o].parts), default=None)
 
 # %% ../../nbs/commands/00_base.ipynb #af01d968
 class Commands(TyperGroup):
     "Command group that reports a mistake of the user in one line (exit code 2) and Ctrl-C with how to resume (130)."
+
+    def parse_args(self, ctx, args):
+        ctx.meta["args"] = list(args)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx):
         try:
@@ -41,10 +62,24 @@ class Commands(TyperGroup):
             typer.echo("\nwsss_nb: stopped. Run the same command again to resume.", err=True)
             raise typer.Exit(130) from None
         except Exception as e:
-            if (line := user_line(e)) is None:
+            if (line := user_line(e, places_of(self, ctx.meta["args"]))) is None:
                 raise
             typer.echo(f"wsss_nb: {line}", err=True)
             raise typer.Exit(2) from None
+
+
+def places_of(command, args: Sequence[str]) -> dict[str, Path]:  # option -> its value
+    "List the options of the command that these arguments call which name a folder or file."
+    values = dict(zip(args, [*args[1:], ""]))
+    for word in args:
+        command = getattr(command, "commands", {}).get(word, command)
+    found = {}
+    for option in command.params:
+        if option.type.name in ("path", "directory", "file") and option.param_type_name == "option":
+            given = [values[name] for name in option.opts if name in values]
+            if value := given[-1] if given else option.default:
+                found[option.opts[0]] = Path(value)
+    return found
 
 # %% ../../nbs/commands/00_base.ipynb #9b899a31
 plain = dict(

@@ -56,5 +56,5 @@ def cluster_row(
         maps[f"K = {k}"] = view["clusters"][0].cpu()
         stars[f"K = {k}"] = star_positions(view["stars"][0], view["clusters"].shape[-1])
     seed = view["seed"][0].cpu()
-    names = ", ".join(data.classes[c] for c in data.tags[id])
+    names = ", ".join(data.classes[c] for c in data.tags.get(id, ()))
     return ClusterRow(batch["image"][0].cpu(), maps, stars, (seed > 0) & (seed != 255), names)

@@ -21,7 +21,7 @@ from .context import context_module, conv, embedding
 from .deeplab_v3p import low_level
 from .fusion import FlowUpsample, fusion_module
 from .pseudo import PseudoLabels, ngwp, pseudo_loss, size_penalty
-from .segmenter import Dropout, probability_maps
+from .segmenter import Dropout, probability_maps, sized
 from ..run.recipe import Count, ModelConfig, Positive, Share
 
 # %% ../../nbs/models/19_ssss.ipynb #7cb613be
@@ -134,10 +134,10 @@ class SsssConfig(ModelConfig, kind="ssss"):
         optim=dict(lr=1e-3, head_mult=10.0, momentum=0.9, weight_decay=5e-4, schedule="constant"),
         training=dict(epochs=24, batch_size=16),
     )
-    presets = dict.fromkeys(
-        ("small", "quick", "demo", "smoke"),
-        dict(values=dict(output_stride=16, width=64, rates=(3, 6, 9), flow_rate=0.01)),
-    )
+    presets = {
+        p: dict(values=dict(output_stride=16, width=64, rates=(3, 6, 9), flow_rate=0.01)) | sized(p)
+        for p in ("small", "quick", "demo", "smoke")
+    }
     backbone: str = "wide_resnet38"
     weights: str = "auto"  # 'auto', 'random' or a path
     output_stride: Literal[8, 16, 32] = 8

@@ -145,6 +145,7 @@ def false_positives(
     "Compute FPR's three numbers from a run's cached CAMs and logits; without masks the FDR is NaN."
     total = FalsePositives(len(data.classes))
     masks = "mask" in data.fields(split)
+    data.labels(split)  # a split without tags is refused
     for id in ids:
         c = load_cam(cam_path(folder, split, id))
         judged = ()

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..cams import chosen_ids
 from ..core import read_json, write_json
-from ..data.base import WsssData
+from ..data.base import IGNORE, WsssData
 from ..metrics.ceiling import Grid, grid_ceiling
 from ..run.recipe import Recipe
 from ..run.store import NUMBERS, nan_to_null, null_to_nan
@@ -47,7 +47,8 @@ def truths_of(data: WsssData, split: str, ids: Sequence[str]) -> Iterator[tuple]
     fields = ["mask", *(["stuff"] if "stuff" in data.fields(split) else [])]
     for id in tqdm(ids, desc=f"ceiling of the CAM grid, {split}", mininterval=1):
         truth = data.load(id, fields)
-        yield truth["mask"], data.tags[id], truth.get("stuff"), id
+        drawn = {int(v) - 1 for v in truth["mask"].unique() if 0 < v < IGNORE}  # of an image without tags
+        yield truth["mask"], data.tags.get(id, sorted(drawn)), truth.get("stuff"), id
 
 
 def ceiling_of(

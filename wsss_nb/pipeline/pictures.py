@@ -81,7 +81,7 @@ def show_seeds(
         cached = load_cam(cam_path(run.path, split, id))
         maps = cached.full().numpy()
         seed = label_map(rgb, predict_mask(cached.classes, maps, cached.rest(limit)))
-        names = ", ".join(data.classes[c] for c in data.tags[id])
+        names = ", ".join(data.classes[c] for c in data.tags.get(id, ()))
         row = [(rgb, names), (cam_overlay(rgb, maps.max(0, initial=0)), ""), (seed, "")]
         if made is not None:
             row[1:] = [(seed, ""), (label_map(rgb, made.mask(split, id)), "")]

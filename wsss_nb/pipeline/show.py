@@ -24,7 +24,7 @@ def one_per_class(data: WsssData, ids: Sequence[str], n: int) -> list[tuple[str,
     while len(pairs) < n:
         before = len(pairs)
         for c in range(len(data.classes)):
-            id = next((i for i in ids if i not in used and c in data.tags[i]), None)
+            id = next((i for i in ids if i not in used and c in data.tags.get(i, ())), None)
             if id is not None and len(pairs) < n:
                 used.add(id)
                 pairs.append((id, c))
