@@ -1,8 +1,10 @@
 "The command line: quick help, and one clear line for each error of the user."
 
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from notebooks import ROOT
@@ -38,7 +40,16 @@ BAD = {  # call: words that the error line must contain
     "figure no.such": ["no.such"],
     "figure fbr.t6": ["fbr.t6", "it is a table"],
     "figure fbr.f6": ["fbr.f6", "waits for BoxInst"],
-    "figure cams --run": ["--run"],
+    "figure cams --run": ["--run", "papers' figures"],
+    "figure iou --set seed=1 --device cpu": ["--set, --device", "papers' figures"],
+    "figure leak 0123 --seeds 2": ["--seeds", "the keys name the runs"],
+    "figure fbr.f11 --workers 2": ["--workers", "Add --run"],
+    "table fbr.t6 --scheduler slurm": ["--scheduler", "Add --run"],
+    "table fbr.t6 --device cpu": ["--device", "--refine"],
+    "ablate --workers 4": ["--workers", "Add --run"],
+    "train --recipe r.json --data cooccur --seed 1": ["--data, --seed", "--recipe has its own"],
+    "refine crf --images a --masks b --out c --limit 2": ["--limit", "--run only"],
+    "eval --truth a --pred b --runs c": ["--runs", "two folders"],
     "table fbr.t66": ["'fbr.t66'", "fbr.t6", "wsss_nb list"],
     "table fbr.f6": ["fbr.f6", "it is a figure"],
     "table fbr.t6 --data imagenet": ["imagenet", "cooccur"],
@@ -125,6 +136,95 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
     monkeypatch.setattr(catalog, "open_data", broken)
     assert isinstance(call("data", "check", "cooccur").exception, ZeroDivisionError)
+
+
+PLACES = {  # a command that writes; the option that names the place
+    "train --method cam {small}": "--runs",
+    "demo --methods cam {small}": "--runs",
+    "pipeline --method cam {small}": "--runs",
+    "pipeline --method cam {small} --runs runs": "--out",
+    "demo --methods cam {small} --runs runs": "--out",
+    "ablate --methods cam --run {small}": "--runs",
+    "table grid.all --run {small}": "--runs",
+    "figure iou --runs {runs}": "--out",
+    "figures --all --runs {runs} {plain}": "--out",
+    "ablate --methods cam --runs {runs} {plain}": "--out",
+    "data show {data}": "--out",
+    "eval {key} --runs {runs} --device cpu": "--out x.csv",
+    "masks {key} --runs {runs} --device cpu": "--out",
+    "refine background --images {folder}/JPEGImages --masks {folder}/SegmentationClass": "--out",
+}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    "A finished run and its data set as words for a command."
+    from wsss_nb.data.base import Split
+    from wsss_nb.data.catalog import open_data
+    from wsss_nb.data.folder import write_folder
+
+    folder = tmp_path_factory.mktemp("stored")
+    drawn = open_data("cooccur?n=8&size=32")
+    fields = ("image", "mask")
+    write_folder(folder / "set", {s: Split(drawn, s, fields) for s in ("train", "val")}, drawn.classes)
+    data = f"folder:{folder / 'set'}"
+    plain = f"--data {data} --preset smoke --set training.steps=2"
+    small = f"{plain} --device cpu"
+    done = call("train", "--method", "cam", *small.split(), "--runs", folder / "runs")
+    assert done.exit_code == 0, done.output
+    key = next(p.name for p in (folder / "runs").iterdir() if not p.name.startswith("."))
+    return dict(small=small, plain=plain, data=data, runs=folder / "runs", key=key, folder=folder / "set")
+
+
+@pytest.mark.parametrize("typed", PLACES)
+def test_a_place_that_cannot_be_written_is_one_line(typed, stored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file where a folder would be: not even root may write below it")
+    option, *name = PLACES[typed].split()
+    words = [*typed.format(**stored).split(), option, "/".join(["taken", "place", *name])]
+    done = call(*words)
+    assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+    error = done.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("runs/*/")), "work was done for a place that cannot be written"
+    assert done.exit_code == 2 and error.startswith("wsss_nb: Cannot ") and "taken" in error, error
+    assert error.endswith(f"Name another place with {option}."), error
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_made(stored, tmp_path, monkeypatch):
+    from wsss_nb import core
+
+    replace, left = core.os.replace, [3]
+
+    def full(a, b):
+        left[0] -= Path(b).suffix == ".npz"
+        if left[0] < 0:
+            raise OSError(core.errno.ENOSPC, "No space left on device", a)
+        replace(a, b)
+
+    words = ["train", "--method", "cam", *stored["small"].split(), "--seed", "1", "--runs", tmp_path / "runs"]
+    monkeypatch.setattr(core.os, "replace", full)
+    done = call(*words)
+    error = done.stderr.splitlines()[-1]
+    assert (
+        done.exit_code == 2 and "No space left on device" in error and "what was finished is kept" in error
+    ), error
+    monkeypatch.setattr(core.os, "replace", replace)
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*.npz")}
+    assert kept, "nothing was made before the disk was full"
+    done = call(*words)
+    assert done.exit_code == 0, done.output
+    assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
+
+
+def test_a_store_of_somebody_else(stored, tmp_path, monkeypatch):
+    "Masks of a run that may only be read: the line says where they would be kept."
+    copy = tmp_path / "runs"
+    shutil.copytree(stored["runs"], copy)
+    refined = copy / stored["key"] / "refined"
+    shutil.rmtree(refined, ignore_errors=True)
+    refined.write_text("nothing can be made here")
+    done = call("masks", stored["key"], "--runs", copy, "--out", tmp_path / "mine", "--device", "cpu")
+    assert done.exit_code == 2 and "are kept with their run" in done.stderr and "Copy the run" in done.stderr
 
 
 def test_no_runs_yet(tmp_path):

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PLACE', 'UserError', 'list_offenders', 'derive_seed', 'seed_everything', 'pick_device', 'cores', 'describe_device',
            'evaluating', 'peak_memory_mib', 'reset_peak_memory', 'PlaceError', 'atomic_path', 'write_json', 'read_json',
-           'json_or_text', 'evenly']
+           'writable', 'require_place', 'numba_place', 'json_or_text', 'evenly']
 
 # %% ../nbs/00_core.ipynb #ffd60c21
+import atexit
 import errno
 import hashlib
 import json
@@ -15,12 +16,15 @@ import os
 import random
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+import wsss_nb
 
 if TYPE_CHECKING:  # seconds; a worker that only starts notebooks needs none of it
     import torch
@@ -216,6 +220,40 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"No file {path}.") from e
     except json.JSONDecodeError as e:
         raise UserError(f"{path} is not valid JSON ({e}).") from e
+
+# %% ../nbs/00_core.ipynb #3391be10
+def writable(folder: Path) -> bool:
+    "Return whether a folder can be written or made."
+    first = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    return first.is_dir() and os.access(first, os.W_OK | os.X_OK)
+
+
+def require_place(folder: str | Path) -> None:
+    "Raise a `PlaceError` if a folder can neither be written nor made: before hours of work, not after them."
+    folder = Path(folder)
+    if not writable(folder):
+        first = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        raise PlaceError(folder, errno.EACCES if first.is_dir() else errno.ENOTDIR, "write")
+
+
+def numba_place(package: Path, cache: Path) -> str | None:  # None: numba finds its own
+    "Make a folder for compiled functions if neither the package nor the user's cache can be written."
+    if writable(package) or writable(cache):
+        return None
+    folder = tempfile.mkdtemp(
+        prefix="wsss-numba-"
+    )  # nobody else may write there: its files are loaded as code
+    owner = os.getpid()
+    atexit.register(
+        lambda: os.getpid() == owner and shutil.rmtree(folder, ignore_errors=True)
+    )  # not in a fork
+    return folder
+
+
+if "NUMBA_CACHE_DIR" not in os.environ:
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    if folder := numba_place(Path(wsss_nb.__file__).parent, user):
+        os.environ["NUMBA_CACHE_DIR"] = folder
 
 # %% ../nbs/00_core.ipynb #7ae23ff0
 def json_or_text(text: str) -> Any:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['plain', 'Method', 'Data', 'Preset', 'Seed', 'Set', 'Device', 'Runs', 'Baseline', 'Seeds', 'Run', 'Refine', 'Parallel',
            'Scheduler', 'Workers', 'SkipBad', 'Key', 'SplitName', 'Figures', 'user_line', 'option_of', 'Commands',
-           'places_of', 'parse_sets', 'parse_over', 'file_name']
+           'places_of', 'parse_sets', 'parse_over', 'file_name', 'typed', 'refuse']
 
 # %% ../../nbs/commands/00_base.ipynb #00522780
 import json
@@ -69,16 +69,16 @@ class Commands(TyperGroup):
 
 
 def places_of(command, args: Sequence[str]) -> dict[str, Path]:  # option -> its value
-    "List the options of the command that these arguments call which name a folder or file."
+    "List the options of the command that these arguments call which have a value: one may name the place."
     values = dict(zip(args, [*args[1:], ""]))
     for word in args:
         command = getattr(command, "commands", {}).get(word, command)
     found = {}
     for option in command.params:
-        if option.type.name in ("path", "directory", "file") and option.param_type_name == "option":
-            given = [values[name] for name in option.opts if name in values]
-            if value := given[-1] if given else option.default:
-                found[option.opts[0]] = Path(value)
+        given = [values[name] for name in option.opts if name.startswith("-") and name in values]
+        value = given[-1] if given else option.default
+        if option.opts[0].startswith("-") and isinstance(value, str | Path):
+            found[option.opts[0]] = Path(value)
     return found
 
 # %% ../../nbs/commands/00_base.ipynb #9b899a31
@@ -181,3 +181,20 @@ def parse_over(
 def file_name(data: str) -> str:
     "Turn a data set's string into a part of a file name."
     return "".join(c if c.isalnum() else "-" for c in data.rstrip("/").rpartition("/")[2]).strip("-")
+
+# %% ../../nbs/commands/00_base.ipynb #e85e68b8
+def typed(
+    ctx: typer.Context,
+    *names: str,  # of the command's parameters
+) -> list[str]:  # '--workers', ...
+    "List those of a command's options that are on the command line."
+    options = {p.name: p.opts[0] for p in ctx.command.params}
+    return [options[n] for n in names if ctx.get_parameter_source(n).name == "COMMANDLINE"]
+
+
+def refuse(options: Sequence[str], reason: str, remedy: str = "Leave it out.") -> None:
+    "Raise a `UserError` if there are any of these options."
+    from wsss_nb.core import UserError
+
+    if options:
+        raise UserError(f"{', '.join(options)}: {reason}", remedy)

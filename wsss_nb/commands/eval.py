@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .against import Against, print_difference, split_keys
-from .base import Device, Runs
+from .base import Device, Runs, refuse, typed
 from wsss_nb.commands.score_text import (
     TOLERANCES,
     WIDTHS,
@@ -155,6 +155,7 @@ Threads = Annotated[
 
 
 def evaluate(
+    ctx: typer.Context,
     keys: Keys = None,
     truth: Truth = None,
     pred: Pred = None,
@@ -208,6 +209,7 @@ def evaluate(
         print_difference(*([open_run(k, runs, data) for k in side] for side in (keys, others)), split, device)
         return
     if truth:
+        refuse(typed(ctx, "device", "runs"), "for runs; two folders are evaluated.")
         found = judge_folders(truth, pred, classes, ids, options)
     elif instances:
         found = judge_instances([open_run(k, runs, data) for k in keys], split, device)

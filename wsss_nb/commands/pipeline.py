@@ -62,13 +62,14 @@ def pipeline(
 ):
     "Make seeds, refine them to pseudo masks, train a segmentation network on those: table and figure. Resumes anywhere."
     sets, network_sets = parse_sets(set_), parse_sets(segment_set)
-    from wsss_nb.core import atomic_path, pick_device
+    from wsss_nb.core import atomic_path, pick_device, require_place
     from wsss_nb.draw.grids import save_figure
     from wsss_nb.pipeline.stages import run_stages
     from wsss_nb.refine.chain import parse_chain
 
     pick_device(device)
     parse_chain(smooth)
+    require_place(out)
     made = run_stages(
         method, chain, segment, data, preset, seed, runs, sets, network_sets, smooth, device, workers
     )

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from .base import Device, Key, Runs
+from .base import Device, Key, Runs, refuse, typed
 from .train import DataAgain, open_run
 
 # %% ../../nbs/commands/06_refine.ipynb #62b1bfdf
@@ -33,6 +33,7 @@ AtOnce = Annotated[
 
 
 def refine(
+    ctx: typer.Context,
     chain: ChainArg,
     run: Annotated[
         str | None, typer.Option(help="Key of the run whose seeds are refined (listed by: wsss_nb runs).")
@@ -60,6 +61,7 @@ def refine(
     if (run is None) != all(folders) or (run and any(folders)):
         raise UserError("Refine what?", "Give --run KEY, or the three folders --images, --masks and --out.")
     if run is None:
+        refuse(typed(ctx, "split", "data", "runs", "limit"), "for --run only; folders are refined whole.")
         from wsss_nb.pipeline.folders import refine_folder
 
         typer.echo(refine_folder(images, masks, steps, out, device, workers))

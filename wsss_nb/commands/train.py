@@ -27,6 +27,8 @@ from wsss_nb.commands.base import (
     SplitName,
     Workers,
     parse_sets,
+    refuse,
+    typed,
 )
 
 # %% ../../nbs/commands/03_train.ipynb #94cdab95
@@ -84,6 +86,7 @@ DataAgain = Annotated[
 
 
 def train(
+    ctx: typer.Context,
     method: Method = "cam+fbr",
     data: Data = "cooccur",
     preset: Preset = "small",
@@ -96,6 +99,12 @@ def train(
     skip_bad: SkipBad = False,
 ):
     "Train a method and evaluate its seeds. Resumes after an interrupt; a finished run is only reported."
+    if recipe is not None:
+        refuse(
+            typed(ctx, "method", "data", "preset", "seed"),
+            "--recipe has its own.",
+            "Change fields with --set.",
+        )
     chosen = read_recipe(recipe, method, data, preset, seed, set_)
     from wsss_nb.core import pick_device
 
@@ -167,7 +176,7 @@ def demo(
 ):
     "Train and compare methods, and the controls of those that fine-tune: tables and figures. Resumes after an interrupt."
     from wsss_nb.ablate.plan import grid, plan, with_controls
-    from wsss_nb.core import pick_device
+    from wsss_nb.core import pick_device, require_place
     from wsss_nb.data.catalog import open_data
     from wsss_nb.pipeline.compare import class_table, context_leaks, draw, score_table
     from wsss_nb.pipeline.experiment import run_recipe
@@ -176,6 +185,7 @@ def demo(
     from wsss_nb.run.store import RunStore
 
     pick_device(device)
+    require_place(out)
     opened = open_data(data, skip_bad=skip_bad)
     jobs = grid([m.strip() for m in methods.split(",")], data, preset, seeds, overrides=parse_sets(set_))
     planned = plan(with_controls(jobs), RunStore(runs), lambda _: opened)

@@ -178,7 +178,13 @@ def refine_run(
     ids = evenly(chosen_ids(data, split, run.recipe.inference.limit), limit)
     if finished(out, split, ids):
         return out
-    (out.path / "masks" / split).mkdir(parents=True, exist_ok=True)
+    try:
+        (out.path / "masks" / split).mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"Refined masks are kept with their run, and {out.path} cannot be made ({e.strerror}).",
+            "Copy the run into a store of your own, and name that with --runs.",
+        ) from e
     with hold(out.path, f"{out.path.name} of run {run.key}"):
         if not finished(out, split, ids):
             refine_split(out, data, split, ids, target, workers)
