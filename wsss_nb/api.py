@@ -12,6 +12,7 @@ from typing import Any
 # %% ../nbs/03_api.ipynb #a0b916d9
 DOOR = {  # name -> module
     "UserError": "core",  # raised for what a user can mend; its text says how
+    "typed_parameters": "ablate.typed",
     # data
     "open_data": "data.catalog",
     "check_data": "data.check",
