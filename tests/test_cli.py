@@ -6,8 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from notebooks import ROOT
+from PIL import Image
 from typer.testing import CliRunner
 
 from wsss_nb.cli import app
@@ -225,6 +227,55 @@ def test_a_store_of_somebody_else(stored, tmp_path, monkeypatch):
     refined.write_text("nothing can be made here")
     done = call("masks", stored["key"], "--runs", copy, "--out", tmp_path / "mine", "--device", "cpu")
     assert done.exit_code == 2 and "are kept with their run" in done.stderr and "Copy the run" in done.stderr
+
+
+def test_files_replaced_in_place_give_another_result(stored, tmp_path):
+    "Repaired masks are evaluated anew with the old training; another photograph, or saliency map, is trained on."
+    folder, runs = tmp_path / "set", tmp_path / "runs"
+    shutil.copytree(stored["folder"], folder)
+    words = [
+        "train",
+        "--method",
+        "cam",
+        "--data",
+        f"folder:{folder}",
+        *stored["plain"].split()[2:],
+        "--runs",
+        runs,
+    ]
+    seen: dict[str, int] = {}
+
+    def again():  # key of the new run; whether it was trained
+        done = call(*words, "--device", "cpu")
+        assert done.exit_code == 0, done.output
+        (key,) = {p.parent.name for p in runs.glob("*/result.json")} - {*seen}
+        weights = (runs / key / "model.safetensors").stat().st_ino
+        trained = weights not in seen.values()
+        seen[key] = weights
+        return key, trained
+
+    def spoil(field):
+        file = sorted((folder / field).iterdir())[0]
+        shown = Image.open(file)
+        changed = Image.fromarray(np.roll(np.asarray(shown), 5, 1))
+        if shown.mode == "P":
+            changed.putpalette(shown.getpalette())
+        changed.save(file)
+
+    first, _ = again()
+    assert call(*words, "--device", "cpu").exit_code == 0 and len([*runs.glob("*/result.json")]) == 1
+    spoil("SegmentationClass")
+    assert again()[1] is False
+    line = call("eval", first, "--runs", runs, "--device", "cpu").stderr.splitlines()[-1]
+    assert "true masks" in line and "have changed" in line and "trains nothing" in line
+    spoil("JPEGImages")
+    assert again()[1] is True
+    (folder / "Saliency").mkdir()
+    for file in (folder / "JPEGImages").iterdir():
+        Image.open(file).convert("L").save(folder / "Saliency" / f"{file.stem}.png")
+    again()
+    spoil("Saliency")
+    assert again()[1] is True
 
 
 def test_no_runs_yet(tmp_path):

@@ -133,13 +133,21 @@ class WsssData:
             sample["labels"] = self.label(id)
         return sample
 
-    def fingerprint(self) -> str:  # 16 hexadecimal digits
-        "Return a hash of classes, ids, image sizes and tags: independent of paths, written into every result."
+    def fingerprint(
+        self,
+        truth: bool = True,  # False: leave out what only evaluation sees
+    ) -> str:  # 16 hexadecimal digits
+        "Return a hash of classes, ids, image sizes, tags and files: independent of paths, written into every result."
         if not hasattr(self, "_fingerprint"):
             rows = {s: [(i, self.size(i), self.tags.get(i)) for i in ids] for s, ids in self.splits.items()}
             text = json.dumps([self.classes, self.stuff_classes, rows], sort_keys=True)
             self._fingerprint = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        return self._fingerprint
+        contents = self.contents(truth)
+        return f"{derive_seed(self._fingerprint, contents):016x}" if contents else self._fingerprint
+
+    def contents(self, truth: bool) -> dict[str, str]:  # field -> hash of its files
+        "Hash what the files of each field hold; without `truth` not those of masks and stuff maps. No files: nothing."
+        return {}
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{s} {len(ids)}" for s, ids in self.splits.items() if ids)

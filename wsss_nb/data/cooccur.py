@@ -103,9 +103,9 @@ class CooccurData(WsssData):
     def size(self, id: str) -> tuple[int, int]:
         return self.image_size, self.image_size
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, truth: bool = True) -> str:
         "Hash the base class's fingerprint with p, q, seed and the version of the drawing."
-        return f"{derive_seed(super().fingerprint(), self.p, self.q, self.seed, DRAWING):016x}"
+        return f"{derive_seed(super().fingerprint(truth), self.p, self.q, self.seed, DRAWING):016x}"
 
     def read(self, id: str, field: str) -> Tensor:
         "Read one field of one image as a tv_tensor."

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ..core import UserError, list_offenders
 from .base import WsssData
+from .contents import contents
 
 # %% ../../nbs/data/02_files.ipynb #e3f9fe10
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -229,6 +230,7 @@ class FileData(WsssData):
         self.images = dict(images)
         self.maps = {f: dict(m) for f, m in maps.items() if m}
         self.sizes: dict[str, tuple[int, int]] = {}
+        self._contents: dict[str, str] = {}
         super().__init__(name, has=[*self.maps], **info)
 
     def path(self, id: str, field: str = "image") -> Path | None:
@@ -266,6 +268,14 @@ class FileData(WsssData):
                 return upright_size(im) if field == "image" else (im.height, im.width)
         except BROKEN as e:
             raise UserError(f"{short(path)} is not a picture.", "Replace it.") from e
+
+    def contents(self, truth: bool) -> dict[str, str]:
+        files = {"image": self.images} | self.maps
+        used = {i for ids in self.splits.values() for i in ids}
+        for field in files.keys() - self._contents.keys():
+            own = {i: p for i, p in files[field].items() if i in used}
+            self._contents[field] = contents(own, f"reading {field} files of {self.name}")
+        return {f: h for f, h in self._contents.items() if truth or f not in ("mask", "stuff")}
 
     def turned(self, id: str) -> bool:
         "Tell whether an image is stored in another orientation than viewers show."

@@ -289,9 +289,9 @@ class FolderData(FileData):
         if skip_bad:
             verify(self, skip_bad=True)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, truth: bool = True) -> str:
         "Hash the super-classes too, if there are any: FPR's numbers depend on them."
-        own = super().fingerprint()
+        own = super().fingerprint(truth)
         if not self.superclasses:
             return own
         return f"{derive_seed(own, self.superclasses):016x}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import UserError
-from ..data.maps import cache_root
+from ..data.contents import cache_root
 from .rewrites import rewrite
 
 # %% ../../nbs/models/03_backbones.ipynb #223cae85

@@ -138,7 +138,7 @@ class Experiment:
         "Get the weights: from the run itself, from a run of the same training, or by training."
         if (self.run.path / "training.json").exists():
             return
-        key = training_key(self.recipe, self.data.fingerprint())
+        key = training_key(self.recipe, self.data.fingerprint(truth=False))
         lock = hold(self.store.root / ".trainings" / key, f"The training of {self.run.key}")
         with lock if self.rank == 0 else nullcontext():
             if (same := self.store.trained(key)) is not None:
@@ -226,7 +226,12 @@ class Experiment:
             evaluate=now - self.inferred,
             total=training["seconds"] + now - self.began,
         )
-        data = dict(name=self.recipe.data, fingerprint=self.data.fingerprint(), skipped=self.data.skipped)
+        data = dict(
+            name=self.recipe.data,
+            fingerprint=self.data.fingerprint(),
+            inputs=self.data.fingerprint(truth=False),
+            skipped=self.data.skipped,
+        )
         device = describe_device(self.device)
         for leftover in [run.path / "checkpoint.safetensors", *run.path.rglob(".*.tmp*")]:
             leftover.unlink(missing_ok=True)

@@ -21,8 +21,9 @@ import numpy as np
 
 from ..core import UserError, cores, read_json, write_json
 from ..data.base import IGNORE, WsssData
+from ..data.contents import cache_root
 from ..data.files import FileData, index
-from ..data.maps import add_maps, alias, cache_root
+from ..data.maps import add_maps, alias
 from .judge import read_labels, refuse
 from .load import data_of
 from .masks import Refined

@@ -27,9 +27,19 @@ from ..train.objective import build_objective
 def data_of(run: Run, data: WsssData | str | None = None) -> WsssData:
     "Open the data of a finished run (None: by the recipe's name); data with another fingerprint is a `UserError`."
     opened = data if isinstance(data, WsssData) else open_data(data or run.recipe.data)
-    if opened.fingerprint() != run.result["data"]["fingerprint"]:
-        raise UserError(f"{opened.name} is not the data of run {run.key}.", "Give its data with --data.")
-    return opened
+    made = run.result["data"]
+    if opened.fingerprint() == made["fingerprint"]:
+        return opened
+    if opened.fingerprint(truth=False) == made.get("inputs"):
+        raise UserError(
+            f"The true masks of {opened.name} have changed since run {run.key} was evaluated.",
+            "Run its recipe again, which trains nothing: wsss_nb train --recipe "
+            f"{run.path / 'recipe.json'} --runs {run.path.parent}",
+        )
+    raise UserError(
+        f"{opened.name} is not the data of run {run.key}, or has changed since.",
+        "Give its data with --data, or run its recipe again.",
+    )
 
 
 def load_model(run: Run, num_classes: int, device: str | torch.device = "cpu") -> CamModel:

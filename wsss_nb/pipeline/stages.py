@@ -134,7 +134,7 @@ def network_recipe(
 
 def check_network(recipe: Recipe, data: WsssData, store: RunStore) -> None:
     "Build a network that is not trained yet and drop it: weights that cannot be loaded are a `UserError` before hours of seeds and masks."
-    if store.trained(training_key(recipe, data.fingerprint())) is None:
+    if store.trained(training_key(recipe, data.fingerprint(truth=False))) is None:
         recipe.model.build(len(data.classes), recipe.seed)
 
 # %% ../../nbs/pipeline/14_stages.ipynb #34c50daf
