@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wsss_nb.explore.source import Source
     from wsss_nb.run.store import RunStore
 
-# %% ../../nbs/explore/06_door.ipynb #b1831c22
+# %% ../../nbs/explore/06_door.ipynb #3161301b
 def CamExplorer(
     runs: "Source | str | Sequence[str]" = (),  # an open source, or beginnings of run keys; none: the latest runs
     store: "str | Path | RunStore" = "runs",
@@ -30,7 +30,7 @@ def CamExplorer(
     model: "str | nn.Module | None" = None,  # a classifier instead of runs: see `open_classifier`; '': EfficientNet-Lite0
     images: str | Path | None = None,  # a folder of pictures for the classifier
     weights: str | Path | None = None,  # a file of the classifier's weights
-    names: Sequence[str] = (),  # of its classes
+    names: Sequence[str] | str | Path = (),  # of its classes
     **choices: Any,  # initial values of the state: image, threshold, layer, ...
 ) -> "RunExplorer | ClassifierExplorer":
     "Open the explorer of runs, or, with `images`, that of a classifier."

@@ -140,7 +140,7 @@ class ClassifierControls:
             if isinstance(w, Widget):
                 w.close()
 
-# %% ../../../nbs/explore/classifier/03_app.ipynb #8530d38e
+# %% ../../../nbs/explore/classifier/03_app.ipynb #89fe9274
 class ClassifierExplorer(VBox):
     """The explorer of a classifier.
 
@@ -154,7 +154,7 @@ class ClassifierExplorer(VBox):
         model: str | nn.Module | Classifier | None = None,
         images: str | Path = ".",  # a folder of pictures
         weights: str | Path | None = None,  # a .safetensors or .pth file; None: pretrained ones
-        names: Sequence[str] = (),  # of the classes; none: ImageNet's if their number fits
+        names: Sequence[str] | str | Path = (),  # of the classes; none: ImageNet's if their number fits
         device: str = "auto",
         **choices: Any,  # initial values of `ClassifierState`: image, layer, classes, methods, ...
     ):
@@ -165,7 +165,8 @@ class ClassifierExplorer(VBox):
         self.state = ClassifierState(self.source, **choices)
         self.opened = dict(model="network" if known or isinstance(model, nn.Module) else repr(network.name))
         self.opened |= dict(images=repr(str(images)))
-        self.opened |= dict(weights=repr(str(weights))) if weights else {}
+        more = dict(weights=str(weights or ""), names=str(names) if isinstance(names, Path) else names)
+        self.opened |= {k: repr(v) for k, v in more.items() if v}
         self.lock = threading.RLock()
         self.views: list[PanelView] = []
         self.unready = None  # (image, classes, layer) whose computation failed or was stopped
@@ -182,8 +183,8 @@ class ClassifierExplorer(VBox):
         self.code.add_class("wsss-code")
         rows = self.controls.rows(self.strip, self.status)
         sheet = HTML(style_sheet(), layout={"display": "none"})
-        more = [self.code, self.grid, HTML(LEGEND), Catchup(self)]
-        super().__init__([sheet, self.colours, self.download, *rows, *more])
+        below = [self.code, self.grid, HTML(LEGEND), Catchup(self)]
+        super().__init__([sheet, self.colours, self.download, *rows, *below])
         self.add_class("wsss-app")
         self.status.say(str(network))
         self.state.observe(lambda change: self.update(), "revision")
