@@ -4,10 +4,15 @@
 
 # %% auto #0
 __all__ = ['Keys', 'Port', 'Browser', 'MovedData', 'Images', 'Model', 'Layer', 'Weights', 'Names', 'page_of', 'free_port',
-           'serve', 'page_of_runs', 'page_of_classifier', 'explorer']
+           'serve', 'while_checking', 'check_classifier', 'explorer']
 
 # %% ../../nbs/commands/05_app.ipynb #5e968ce6
+import os
+import signal
 import tempfile
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +60,6 @@ def free_port(port: int) -> int:
 def serve(page: Path, port: int, browser: bool) -> None:
     "Serve a notebook as a page on 127.0.0.1 until Ctrl-C."
     import secrets
-    import threading
     import webbrowser
 
     from traitlets.config import Config
@@ -69,6 +73,32 @@ def serve(page: Path, port: int, browser: bool) -> None:
         threading.Timer(1, webbrowser.open, [url]).start()
     config = Config(Voila=options, VoilaConfiguration=dict(file_allowlist=[]))
     Voila.launch_instance([str(page)], config=config)
+
+
+def while_checking(check: Callable[[], None] | None, serve: Callable[[], None]) -> None:
+    "Call `serve` while `check` runs in a thread; an error of `check` ends `serve` as Ctrl-C does, and is raised."
+    faults: list[BaseException] = []
+    serving = True
+
+    def watch() -> None:
+        try:
+            check()
+        except BaseException as e:
+            faults.append(e)
+            if serving:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    if check is not None:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        serve()
+    except KeyboardInterrupt:
+        if not faults:
+            raise
+    finally:
+        serving = False
+    if faults:
+        raise faults[0]
 
 # %% ../../nbs/commands/05_app.ipynb #4e0b05f9
 Keys = Annotated[
@@ -100,26 +130,15 @@ Weights = Annotated[
 Names = Annotated[Path | None, typer.Option(help="With --images: text file with the name of a class a line.")]
 
 
-def page_of_runs(runs: Path, keys: list[str], data: str, device: str) -> tuple[str, dict[str, Any]]:
-    "Check that runs can be opened; return the notebook of their page and its parameters."
-    from wsss_nb.explore.source import Source
-
-    Source.open(runs, keys, data or None, device).close()
-    return "explore", dict(keys=keys, runs=str(runs.resolve()), data=data, device=device)
-
-
-def page_of_classifier(
+def check_classifier(
     model: str, images: Path, layer: str, weights: Path | None, names: Path | None, device: str
-) -> tuple[str, dict[str, Any]]:
-    "Check that a classifier and pictures can be opened; return the notebook of their page and its parameters."
+) -> None:
+    "Open a classifier and a folder of pictures; options that are wrong are a `UserError`."
     from wsss_nb.explore.classifier.source import Photos
     from wsss_nb.models.classifier import open_classifier
 
     Photos(images)
     open_classifier(model, weights, names or (), device).check_layer(layer)
-    files = dict(images=images, weights=weights, names=names)
-    paths = {k: str(p.expanduser().resolve()) if p else "" for k, p in files.items()}
-    return "classifier", dict(model=model, layer=layer, device=device, **paths)
 
 
 def explorer(
@@ -153,10 +172,21 @@ def explorer(
     port = free_port(port)
     from wsss_nb.ablate.execute import companion
 
-    # wrong options fail here, before the page opens
+    checked: Callable[[], None] | None = None
     if images:
-        name, parameters = page_of_classifier(model, images, layer, weights, names, device)
+        options = dict(model=model, images=images, layer=layer, weights=weights, names=names, device=device)
+        # Loading torch and timm takes most of the time, here as in the page's kernel: both at once.
+        checked = partial(check_classifier, **options)
+        parameters = options | {
+            k: str(p.expanduser().resolve()) if (p := options[k]) else ""
+            for k in ("images", "weights", "names")
+        }
     else:
-        name, parameters = page_of_runs(runs, list(keys or ()), data, device)
+        from wsss_nb.explore.source import Source
+
+        # wrong options fail here, before the page opens
+        Source.open(runs, keys or (), data or None, device).close()
+        parameters = dict(keys=list(keys or ()), runs=str(runs.resolve()), data=data, device=device)
     with tempfile.TemporaryDirectory(prefix="wsss-") as folder:
-        serve(page_of(companion(name), parameters, Path(folder)), port, browser)
+        page = page_of(companion("classifier" if images else "explore"), parameters, Path(folder))
+        while_checking(checked, lambda: serve(page, port, browser))
