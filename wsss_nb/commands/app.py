@@ -88,9 +88,9 @@ def while_checking(check: Callable[[], None] | None, serve: Callable[[], None]) 
             if serving:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    if check is not None:
-        threading.Thread(target=watch, daemon=True).start()
     try:
+        if check is not None:
+            threading.Thread(target=watch, daemon=True).start()
         serve()
     except KeyboardInterrupt:
         if not faults:
