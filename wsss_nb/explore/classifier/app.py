@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['LEGEND', 'WIDEST', 'ClassifierControls', 'ClassifierExplorer']
 
-# %% ../../../nbs/explore/classifier/03_app.ipynb #488c18b5
+# %% ../../../nbs/explore/classifier/03_app.ipynb #60281ce6
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ from ..widgets.views import PanelView, Strip
 from ..widgets.work import Work
 from ...models.classifier import Classifier, open_classifier
 
-# %% ../../../nbs/explore/classifier/03_app.ipynb #7412e444
+# %% ../../../nbs/explore/classifier/03_app.ipynb #498a614b
 LEGEND = (
     '<div class="wsss-legend"><div><span class="cam"></span> CAM from 0 to 1 <span class="dash"></span> its part above the threshold'
-    "</div><div>Probability: softmax of the class scores</div></div>"
+    "</div><div>Probability: softmax of the class scores</div><div>{}</div></div>"
 )
 WIDEST = 560  # width of a picture, CSS pixels
 
@@ -140,7 +141,7 @@ class ClassifierControls:
             if isinstance(w, Widget):
                 w.close()
 
-# %% ../../../nbs/explore/classifier/03_app.ipynb #89fe9274
+# %% ../../../nbs/explore/classifier/03_app.ipynb #6fd2cc13
 class ClassifierExplorer(VBox):
     """The explorer of a classifier.
 
@@ -183,10 +184,9 @@ class ClassifierExplorer(VBox):
         self.code.add_class("wsss-code")
         rows = self.controls.rows(self.strip, self.status)
         sheet = HTML(style_sheet(), layout={"display": "none"})
-        below = [self.code, self.grid, HTML(LEGEND), Catchup(self)]
+        below = [self.code, self.grid, HTML(LEGEND.format(escape(str(network)))), Catchup(self)]
         super().__init__([sheet, self.colours, self.download, *rows, *below])
         self.add_class("wsss-app")
-        self.status.say(str(network))
         self.state.observe(lambda change: self.update(), "revision")
         self.update()
 
