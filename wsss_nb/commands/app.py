@@ -88,6 +88,8 @@ def while_checking(check: Callable[[], None] | None, serve: Callable[[], None]) 
             if serving:
                 os.kill(os.getpid(), signal.SIGINT)
 
+    # a job in a shell's background starts with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler) if check else None
     try:
         if check is not None:
             threading.Thread(target=watch, daemon=True).start()
@@ -97,6 +99,8 @@ def while_checking(check: Callable[[], None] | None, serve: Callable[[], None]) 
             raise
     finally:
         serving = False
+        if check is not None:
+            signal.signal(signal.SIGINT, before)
     if faults:
         raise faults[0]
 
