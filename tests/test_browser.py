@@ -463,6 +463,41 @@ def test_the_page_of_the_command(page, photos, tmp_path):
     assert not list(tmp_path.glob("*.ipynb"))
 
 
+CLASSIFIER = """
+from torch import manual_seed, nn
+from wsss_nb.api import CamExplorer
+
+manual_seed(0)
+network = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 20))
+CamExplorer(model=network, images={folder!r}, names=[f'kind {{c}}' for c in range(20)], device='cpu')
+"""
+
+
+@together("voila")
+def test_explorer_of_a_classifier(page, voila, tmp_path):
+    "The first CAM appears without a click; a class is found by its name; a damaged picture is a message."
+    from playwright.sync_api import expect
+
+    rng = np.random.default_rng(0)
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(tmp_path / name)
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    voila.show(page, CLASSIFIER.format(folder=str(tmp_path)))
+    expect(page.locator(".wsss-panel img")).to_have_count(3)
+    says(page, "a.jpg")
+    search = page.get_by_placeholder("name or part of it")
+    search.fill("kind 17")
+    search.press("Enter")
+    expect(page.locator(".wsss-chip.mod-active", has_text="kind 17")).to_have_count(1)
+    expect(page.locator(".wsss-panel", has_text="Layer-CAM").get_by_text("kind 17")).to_have_count(1)
+    expect(search).to_have_value("")
+    page.get_by_title("Next image").click()
+    says(page, "b.jpg is not a picture that can be read. Choose a JPEG or PNG file.")
+    page.get_by_title("Next image").click()
+    says(page, "c.jpg")
+    screenshot(page, "classifier")
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     "A store with two short runs on drawn scenes."

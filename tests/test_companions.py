@@ -195,3 +195,12 @@ def test_explore_without_runs(tmp_path):
     keys = [r.name[:6] for r in (tmp_path / "runs").glob("*/") if (r / "result.json").exists()]
     nb = execute("explore", tmp_path, data="", keys=keys[:1])
     assert "training two" not in printed(nb)
+
+
+def test_classifier_without_photographs(tmp_path):
+    "It shows scenes by the offline network, the same view without widgets, and its maps as numbers."
+    nb = papermilled("classifier", tmp_path, dict(device="cpu"))
+    (shown,) = (c for c in nb.cells if c.source.endswith("\nexplorer"))
+    assert any(WIDGET in o.get("data", {}) for o in shown.outputs)
+    assert "threshold=0.5" in printed(nb) and count(nb, "image/jpeg") == 1
+    assert "torch.Size([1, 2, 7, 7])" in str(outputs(nb)[-1])

@@ -34,9 +34,14 @@ DOOR = {  # name -> module
     "refine_run": "pipeline.masks",
     "save_masks": "pipeline.masks",
     "mask_shares": "pipeline.pictures",
+    # any classifier
+    "open_classifier": "models.classifier",
+    "grad_cam": "models.attribution",
+    "layer_cam": "models.attribution",
+    "plain_cam": "models.attribution",
     # explorers
     "Source": "explore.source",
-    "CamExplorer": "explore.cams.app",
+    "CamExplorer": "explore.door",
     "FeatureMap": "explore.map.app",
     "NroiExplorer": "explore.nroi.app",
     "NroiFigures": "explore.nroi.figures",

@@ -134,8 +134,18 @@ def keep_memory() -> bool:  # False where the C library has no `mallopt` (not gl
     return mallopt is not None and all(mallopt(option, 2**31 - 1) for option in KEPT.values())
 
 # %% ../../nbs/bench/00_base.ipynb #dd4ec60e
-AREAS = ("losses", "training", "networks", "segmentation", "crf", "regions", "walks", "evaluation")
-ALL_THREADS = ("training", "networks", "segmentation")  # as a training and CAM inference run
+AREAS = (
+    "losses",
+    "training",
+    "networks",
+    "segmentation",
+    "crf",
+    "regions",
+    "walks",
+    "evaluation",
+    "attribution",
+)
+ALL_THREADS = ("training", "networks", "segmentation", "attribution")  # as a training and CAM inference run
 
 
 def all_rows(areas: Sequence[str] = AREAS) -> Iterable[dict[str, Any]]:

@@ -7,12 +7,14 @@ __all__ = ['Choices']
 
 # %% ../../nbs/explore/04_choices.ipynb #26ab4e1e
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from traitlets import HasTraits, TraitError, validate
 
 from ..core import UserError
-from .source import Source
+
+if TYPE_CHECKING:  # seconds, which the explorer of a classifier need not wait
+    from wsss_nb.explore.source import Source
 
 # %% ../../nbs/explore/04_choices.ipynb #ce6511f6
 class Choices(HasTraits):
@@ -25,7 +27,7 @@ class Choices(HasTraits):
     wrong_number = "Show one run, or two different ones."  # error text for `runs`
     no_image = "There is no image {!r} in split {!r}."  # error text for `image`
 
-    def __init__(self, source: Source):
+    def __init__(self, source: "Source"):
         super().__init__()
         self.source = source
 

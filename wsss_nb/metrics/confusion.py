@@ -8,16 +8,19 @@ __all__ = ['IGNORE', 'as_array', 'check_same_size', 'bad_label', 'ratio', 'nan_m
 
 # %% ../../nbs/metrics/00_confusion.ipynb #d12b55b8
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
-import pandas as pd
 from numpy import ndarray
 
 from ..core import UserError
 from .counts import Counts
 
 IGNORE = 255  # label of pixels that are not judged
+
+if TYPE_CHECKING:  # seconds, which pages need not wait
+    import pandas as pd
 
 # %% ../../nbs/metrics/00_confusion.ipynb #7e5482d8
 def as_array(x) -> ndarray:
@@ -122,8 +125,10 @@ class Confusion(Counts):
         means = {k: nan_mean(getattr(self, k)()[1:]) for k in ("precision", "recall", "fdr")}
         return {"miou": self.miou(), "pixel_accuracy": self.pixel_accuracy(), **means}
 
-    def table(self, classes: Sequence[str]) -> pd.DataFrame:
+    def table(self, classes: Sequence[str]) -> "pd.DataFrame":
         "Return all per-class metrics in [0, 1], one row per class, background first; `pixels` counts the truth."
+        import pandas as pd
+
         if len(classes) != self.num_classes:
             raise UserError(
                 f"{len(classes)} class names for a confusion matrix of {self.num_classes} classes."
