@@ -64,7 +64,8 @@ def describe(run) -> str:
     m = run.result["metrics"]
     where = f"{run_line(run)} on {run.recipe.data}, {m['split']}"
     if "miou" not in m:
-        return f"{where}: trained, not evaluated, as {m['split']} has no masks\nin {run.path}"
+        made = "trained" if run.recipe.model.trains else "imported"
+        return f"{where}: {made}, not evaluated, as {m['split']} has no masks\nin {run.path}"
     shown = ("precision", "recall", "leak", "excess_leak")
     shares = [f"{k.replace('_', ' ')} {100 * m[k]:.1f}" for k in shown if not isnan(m.get(k, nan))]
     if "threshold" in m:  # a segmentation network has none
