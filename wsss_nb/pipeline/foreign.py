@@ -7,6 +7,7 @@ __all__ = ['FORMATS', 'WHOLE', 'Format', 'find_format', 'read_dictionary', 'choo
            'mask_cam', 'read_foreign', 'checked_cache', 'write_foreign']
 
 # %% ../../nbs/pipeline/17_foreign.ipynb #81530ab4
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def read_dictionary(path: Path) -> dict[str, Any]:
 
 
 def choose_field(
-    path: Path,  # of one image
+    files: Sequence[Path],  # the first that can be read decides
     format: str,
     wanted: str = "",  # '': the first that the file has
 ) -> str:  # '' of a format without fields
@@ -69,7 +70,14 @@ def choose_field(
         if wanted:
             raise UserError(f"Files of {format} have no field {wanted!r}.", "Leave --field out.")
         return ""
-    there = [k for k in read_dictionary(path) if k != "keys"]
+    for path in files[:10]:
+        try:
+            there = [k for k in read_dictionary(path) if k != "keys"]
+            break
+        except UserError as e:
+            error = e
+    else:
+        raise error
     if (field := wanted or next((k for k in known if k in there), "")) not in there:
         what = repr(wanted) if wanted else " or ".join(known)
         raise UserError(f"{short(path)} has no {what}.", f"It has: {', '.join(there) or 'only keys'}.")
