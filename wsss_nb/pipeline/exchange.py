@@ -199,7 +199,11 @@ def import_run(
         raise UserError(f"{what} {folder}.", "Give the folder with ID" + find_format(format).suffix + ".")
     chosen = covered_splits(data, files, splits)
     ids = list(dict.fromkeys(i for s in chosen for i in data.ids(s)))
-    field = choose_field([files[i] for i in ids if i in files], format, field)
+    if not (there := [files[i] for i in ids if i in files]):
+        raise UserError(
+            f"No file in {folder} is named after an image of {', '.join(chosen)}.", "Name another split."
+        )
+    field = choose_field(there, format, field)
 
     def read(id: str) -> CachedCam:
         return read_foreign(files[id], format, field, data.size(id), len(data.classes), normalise)
