@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from .base import Data, Device, Key, Runs, SkipBad
+from .base import Data, Device, Key, Runs
 from .refine import AtOnce
 from .train import DataAgain, describe, open_run
 

@@ -156,7 +156,10 @@ def show_table(
 # %% ../../nbs/commands/04_tables.ipynb #08153c74
 def ablate(
     methods: Annotated[
-        str, typer.Option(help="Methods to compare, separated by commas; the first is the reference.")
+        str,
+        typer.Option(
+            help="Methods to compare, separated by commas; run:KEY is a stored run. The first is the reference."
+        ),
     ] = "cam,cam+fbr",
     over: Annotated[
         list[str] | None,

@@ -72,13 +72,15 @@ def model_card(run: Run) -> str:
     scores = metric_rows(result["metrics"])
     parts = [
         f"# {run.recipe.method} on {result['data']['name']}",
-        f"A trained run of wsss_nb, key {run.key}: weights (`model.safetensors`), `recipe.json`, `result.json`, `training.json` and the log.",
+        f"A trained run of wsss_nb, key {run.key}: weights (`model.safetensors`), `recipe.json`, `result.json`, "
+        "`training.json` and the log.",
         "\n".join(["| | |", "|---|---|", *rows]),
         "\n".join(["## Metrics, %", "", "| | |", "|---|--:|", *scores]) if scores else "",
         "## Use\n\n```\nwsss_nb runs import FOLDER              # into runs/\n"
         f"wsss_nb cams {run.key} --split train --data DATA\nwsss_nb app {run.key} --data DATA\n```\n\n"
         "DATA is the data set with the fingerprint above.",
-        "## Licence\n\nNot stated. Whoever hands the weights on states it here; the terms of the first weights and of the training images apply.",
+        "## Licence\n\nNot stated. Whoever hands the weights on states it here; the terms of the first weights and of the "
+        "training images apply.",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 

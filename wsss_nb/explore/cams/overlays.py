@@ -249,7 +249,8 @@ def pixel_facts(
 
     `cam`: class -> normalised CAM, as cached. `raw`: class -> score before the ReLU, of every class. Of a segmentation
     network both are probabilities. `cell`: (row, column)
-    on the CAM's grid. An imported run has neither `raw` nor `cell`. `truth` and `stuff`: see `truth_names`. `terms`: (heading, text) of each line from the terms."""
+    on the CAM's grid. An imported run has neither of them.
+    `truth` and `stuff`: see `truth_names`. `terms`: (heading, text) of each line from the terms."""
     cams = source.cams(label, split, id)
     values = {int(c): float(v) for c, v in zip(cams.classes, cams.cam[:, y, x])}
     if not source.recipes[label].model.trains:
