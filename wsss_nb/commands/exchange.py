@@ -53,6 +53,12 @@ def import_(
     normalise: Annotated[
         bool, typer.Option("--normalise", help="Apply ReLU and divide the CAM of each class by its maximum.")
     ] = False,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Size of the networks that learn from these CAMs (irn, psa): paper, small, quick, ..."
+        ),
+    ] = "paper",
     skip_bad: Annotated[
         bool,
         typer.Option(
@@ -66,7 +72,7 @@ def import_(
     from wsss_nb.pipeline.exchange import describe_import, import_run
 
     run = import_run(
-        folder, format, data, runs, split or (), field, name, threshold, normalise, skip_bad, workers
+        folder, format, data, runs, split or (), field, name, threshold, normalise, preset, skip_bad, workers
     )
     typer.echo(describe(run))
     typer.echo(describe_import(run))

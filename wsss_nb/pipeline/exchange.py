@@ -29,6 +29,8 @@ from .foreign import WHOLE, choose_field, find_format, read_foreign, stretched, 
 from .load import data_of, without
 from .masks import own, require_cams
 from ..refine.chain import default_threads, over_images, run_threshold
+from ..run.plugin import did_you_mean
+from ..run.presets import PRESETS
 from ..run.recipe import Recipe, parse_recipe
 from ..run.store import Run, RunStore
 
@@ -137,8 +139,13 @@ def imported_recipe(
     name: str,
     judged: str | None = None,  # None: train, or the first
     threshold: str | None = None,  # val, train-gt or a number; None: see above
+    preset: str = "paper",  # of the networks that learn from these CAMs: irn, psa
 ) -> Recipe:
     "Make the recipe of an imported run."
+    if preset not in PRESETS:
+        raise UserError(
+            f"No preset {preset!r}{did_you_mean(preset, PRESETS)}", f"Use one of {', '.join(PRESETS)}."
+        )
     judged = judged or ("train" if "train" in splits else splits[0])
     other = "val" in splits and judged != "val" and "mask" in data.fields("val")
     val = "val" if other and not model["masks"] else judged
@@ -158,7 +165,7 @@ def imported_recipe(
     return parse_recipe(
         dict(
             method=name,
-            preset=model["format"],
+            preset=preset,
             data=data.name,
             splits=dict(train=learned, seeds=judged, val=val),
             model=dict(model, kind="imported"),
@@ -185,6 +192,7 @@ def import_run(
     name: str = "",  # in tables; '': 'imported FOLDER'
     threshold: str | None = None,  # see `imported_recipe`
     normalise: bool = False,  # ReLU, and division by the maximum of each class
+    preset: str = "paper",  # of the networks that learn from these CAMs: irn, psa
     skip_bad: bool = False,  # leave out images without a file, or with a bad one
     workers: int | None = None,  # parallel images
 ) -> Run:
@@ -217,10 +225,14 @@ def import_run(
     masks = any(look.background for look in looks.values())
     model = dict(format=format, field=field, normalise=normalise, masks=masks, digest=content_digest(looks))
     title = name or f"imported {folder.resolve().name}"
-    recipe = imported_recipe(data, chosen, model, title, splits[0] if splits else None, threshold)
+    recipe = imported_recipe(data, chosen, model, title, splits[0] if splits else None, threshold, preset)
     measured = has_truth(recipe, data)
     run = store.run(recipe, data.fingerprint())
     if run.done:
+        if (run.recipe.method, run.recipe.preset) != (title, preset):
+            print(
+                f"Imported before as {run.recipe.method}, preset {run.recipe.preset}: kept.", file=sys.stderr
+            )
         return run
     with run.locked():
         if not run.done:
