@@ -170,6 +170,7 @@ def test_a_folder_of_irn_opens_in_the_explorer(tmp_path):
     data = open_data(f"folder:{write_folder(tmp_path / 'data', samples, few.classes)}")
     theirs = irn_folder(tmp_path / "irn", data, "train")
     words = ("import", theirs, "--format", "irn", "--data", data.name, "--runs", tmp_path / "runs")
+    words += ("--preset", "smoke")
     assert "(irn, cam)" in succeed(*words)
     assert "high_res" in succeed(*words, "--field", "high_res", "--name", "theirs, whole")
     shown = CamExplorer(store=tmp_path / "runs", device="cpu")
@@ -183,6 +184,8 @@ def test_a_folder_of_irn_opens_in_the_explorer(tmp_path):
     shown.controls.refine.value = "pamr"
     assert shown.status.line.value == "" and "IoU" in views[4].facts.value
     shown.controls.order.value = "worst IoU first"
+    done = call("refine", "irn?weights=run", "--run", RunStore(tmp_path / "runs").latest().key, *words[-4:-2])
+    assert "imported and has no weights" in one_line(done.exit_code, done.stdout, done.stderr)
     shown.controls.split.value = "val"  # without CAMs
     assert "no network" in shown.status.line.value and "Traceback" not in shown.status.line.value
     shown.close()
