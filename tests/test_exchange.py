@@ -184,7 +184,7 @@ def test_a_folder_of_irn_opens_in_the_explorer(tmp_path):
     shown.controls.refine.value = "pamr"
     assert shown.status.line.value == "" and "IoU" in views[4].facts.value
     shown.controls.order.value = "worst IoU first"
-    done = call("refine", "irn?weights=run", "--run", RunStore(tmp_path / "runs").latest().key, *words[-4:-2])
+    done = call("refine", "irn?trunk=run", "--run", RunStore(tmp_path / "runs").latest().key, *words[-4:-2])
     assert "imported and has no weights" in one_line(done.exit_code, done.stdout, done.stderr)
     shown.controls.split.value = "val"  # without CAMs
     assert "no network" in shown.status.line.value and "Traceback" not in shown.status.line.value

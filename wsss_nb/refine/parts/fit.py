@@ -173,7 +173,7 @@ def run_trunk(
     if not own.trains:
         if weights == "run":
             raise UserError(
-                f"{desc}: run {context.run.key} is imported and has no weights.", "Use weights=pretrained."
+                f"{desc}: run {context.run.key} is imported and has no weights.", "Use trunk=pretrained."
             )
         own = make_recipe("cam", recipe.data, recipe.preset).model
     model = own.model_copy(update=changes).build(len(context.data.classes), recipe.seed)
