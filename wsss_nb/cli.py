@@ -14,6 +14,7 @@ from .commands.app import explorer
 from .commands.base import Commands, plain
 from .commands.data import data_app
 from .commands.eval import evaluate
+from .commands.exchange import export, import_
 from .commands.pipeline import pipeline
 from .commands.refine import masks, refine
 from .commands.runs import runs_app
@@ -40,6 +41,8 @@ for name, command in {
     "pipeline": pipeline,
     "refine": refine,
     "masks": masks,
+    "import": import_,
+    "export": export,
     "list": list_entries,
     "table": table,
     "figure": figure,

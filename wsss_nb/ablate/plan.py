@@ -19,7 +19,7 @@ from ..core import UserError, read_json
 from ..data.base import WsssData
 from ..data.catalog import open_data
 from ..pipeline.labels import find_labels
-from ..pipeline.stages import network_recipe, seeds_recipe
+from ..pipeline.stages import STORED, network_recipe, seeds_recipe, stored_seeds
 from ..run.plugin import Part
 from ..run.presets import control_of, make_recipe, parts_of
 from ..run.recipe import Recipe, replace
@@ -29,7 +29,7 @@ from ..run.store import Run, RunStore
 class Job(Part):
     "Parameters of the notebook `train`, or of `pipeline`, that determine the results of a run."
 
-    method: str = "cam"
+    method: str = "cam"  # or a run of the store, 'run:KEY'
     data: str = "cooccur"
     preset: str = "small"
     seed: Annotated[int, Field(ge=0)] = 0
@@ -127,15 +127,18 @@ def plan(
     opened: dict[str, tuple[WsssData, str]] = {}
     planned = []
     for job in jobs:
-        recipe = job.recipe()
+        recipe = None if job.method.startswith(STORED) else job.recipe()
         if job.data not in opened:
             data = open(job.data)
             opened[job.data] = data, data.fingerprint()
         data, fingerprint = opened[job.data]
-        seeds = None
+        seeds = stored_seeds(job.method, store, data)
         if job.segment:
-            seeds = store.at(recipe, fingerprint)
+            seeds = seeds or store.at(recipe, fingerprint)
             recipe = job.network(seeds.key)
+        elif seeds is not None:
+            planned.append(Planned(job, seeds.recipe, seeds))
+            continue
         elif recipe.model.labelled:
             labels = find_labels(recipe.model.labels, data, recipe.splits.train, store)
             recipe = replace(recipe, {"model.digest": labels.digest})

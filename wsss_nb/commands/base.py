@@ -110,7 +110,8 @@ Set = Annotated[
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
 Runs = Annotated[Path, typer.Option(help="Folder of the run store.")]
 Baseline = Annotated[
-    str | None, typer.Option(help="Baseline of the rows; default: that of the table or figure (cam).")
+    str | None,
+    typer.Option(help="Baseline of the rows, or run:KEY; default: that of the table or figure (cam)."),
 ]
 Seeds = Annotated[
     int | None,

@@ -284,7 +284,7 @@ def judge_runs(
         elif recipe.model.segments:
             scores = judge_predictions(run, data, where, options, device)
             text = scores_text(scores, f"{recipe.method}, run {run.key}, {where}")
-            text += f"\ntrained {weights_text(run)}"
+            text += f"\n{'trained' if recipe.model.trains else 'imported'} {weights_text(run)}"
         else:
             metrics, scores = judge_seeds(run, data, recipe, options, device)
             text = metrics_text(metrics)

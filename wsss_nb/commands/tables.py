@@ -172,7 +172,10 @@ def show_table(
 def ablate(
     ctx: typer.Context,
     methods: Annotated[
-        str, typer.Option(help="Methods to compare, separated by commas; the first is the reference.")
+        str,
+        typer.Option(
+            help="Methods to compare, separated by commas; run:KEY is a stored run. The first is the reference."
+        ),
     ] = "cam,cam+fbr",
     over: Annotated[
         list[str] | None,

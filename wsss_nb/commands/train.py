@@ -66,7 +66,8 @@ def describe(run) -> str:
     m = run.result["metrics"]
     where = f"{run_line(run)} on {run.recipe.data}, {m['split']}"
     if "miou" not in m:
-        return f"{where}: trained, not evaluated, as {m['split']} has no masks\nin {run.path}"
+        made = "trained" if run.recipe.model.trains else "imported"
+        return f"{where}: {made}, not evaluated, as {m['split']} has no masks\nin {run.path}"
     shown = ("precision", "recall", "leak", "excess_leak")
     shares = [f"{k.replace('_', ' ')} {100 * m[k]:.1f}" for k in shown if not isnan(m.get(k, nan))]
     if "threshold" in m:  # a segmentation network has none
@@ -125,14 +126,10 @@ def open_run(key: str, runs: Path, data: str | None):
 # %% ../../nbs/commands/03_train.ipynb #f2324777
 def ensure_cams(run, data, splits: list[str], device: str, workers: int | None) -> None:
     "Infer the CAMs of these splits that are not in the run's cache."
-    from wsss_nb.cams import write_cams
     from wsss_nb.core import pick_device
-    from wsss_nb.pipeline.load import load_model
+    from wsss_nb.pipeline.masks import require_cams
 
-    target = pick_device(device)
-    model = load_model(run, len(data.classes), device)
-    for split in splits:
-        write_cams(model, data, split, run.path, run.recipe.inference, target, workers=workers or 0)
+    require_cams(run, data, splits, pick_device(device), workers or 0)
 
 
 def cams(

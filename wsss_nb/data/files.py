@@ -269,6 +269,10 @@ class FileData(WsssData):
         except BROKEN as e:
             raise UserError(f"{short(path)} is not a picture.", "Replace it.") from e
 
+    def drop(self, bad: Mapping[str, str]) -> None:
+        super().drop(bad)
+        self._contents = {}  # of the images that are left
+
     def contents(self, truth: bool) -> dict[str, str]:
         files = {"image": self.images} | self.maps
         used = {i for ids in self.splits.values() for i in ids}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['split_tags', 'known_tags', 'files_below', 'Photographs', 'find_photo', 'place_photo', 'placed_names', 'row_fault',
-           'read_rows', 'tagged_folder', 'begin', 'write_lists', 'example_photographs']
+           'vector_rows', 'read_rows', 'tagged_folder', 'begin', 'write_lists', 'example_photographs']
 
 # %% ../../nbs/data/08_tagged.ipynb #83709d9b
 import csv
@@ -25,6 +25,7 @@ from ..core import UserError, atomic_path, list_offenders, read_json, write_json
 from .cooccur import CooccurData
 from .files import BROKEN, FORM, IMAGE_SUFFIXES, Faults, orientation
 from .folder import read_table
+from .pickles import read_label_vectors
 
 # %% ../../nbs/data/08_tagged.ipynb #8f5b4300
 def split_tags(cells: Sequence[str]) -> list[list[str]]:
@@ -167,6 +168,22 @@ def row_fault(
     return ""
 
 
+def vector_rows(
+    file: Path, classes: Sequence[str], stems: Sequence[str], faults: Faults
+) -> list[tuple[int, dict[str, str]]]:
+    "List the rows that `cls_labels.npy` stands for: photographs and their tags, numbered from 1."
+    if not classes:
+        faults.add(f"{file.name} has numbers for classes: name the classes, in their order")
+        return []
+    known = set(stems)
+    found = read_label_vectors(file, len(classes), known, faults)
+    if found and not known & set(found):
+        faults.add(f"{file.name} names none of the photographs")
+    names = ["_".join(c.split()) for c in classes]
+    rows = [dict(image=i, tags=" ".join(names[c] for c in t)) for i, t in found.items() if i in known]
+    return list(enumerate(rows, 1))
+
+
 def read_rows(
     images: Path,
     table: Path,
@@ -177,7 +194,10 @@ def read_rows(
     "Read a table: id -> (file, tags, split); the class names; the number of pictures without a row."
     files = files_below(images, out)
     photographs = Photographs(files)
-    lines = read_table(table, ("image", "tags"), faults)
+    if table.suffix == ".npy":
+        lines = vector_rows(table, classes, [Path(f).stem for f in files], faults)
+    else:
+        lines = read_table(table, ("image", "tags"), faults)
     if not lines and not faults.whole:
         faults.add(f"{table.name} has no rows")
     tags = split_tags([row["tags"] for _, row in lines])
@@ -199,7 +219,7 @@ def read_rows(
 # %% ../../nbs/data/08_tagged.ipynb #f7f7a7d5
 def tagged_folder(
     images: str | Path,  # a folder of photographs, searched recursively
-    table: str | Path,  # a CSV file with the columns image and tags
+    table: str | Path,  # a CSV file with the columns image and tags, or a cls_labels.npy
     out: str | Path,  # a new folder, or one made by this function before, which is updated
     classes: Sequence[str] = (),  # class names; if empty, every tag of the table is a class
     longest: int = 500,  # resize photographs with a longer side above this, pixels; 0: never

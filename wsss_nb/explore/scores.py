@@ -53,7 +53,9 @@ class Cams:
         return 1 / (1 + np.exp(-self.logits)) if self.background is None else self.logits
 
     def predicted(self) -> ndarray:  # bool [C]
-        "Return the classes that are more likely than not, and the most likely one."
+        "Return the classes that are more likely than not, and the most likely one; of an import without logits those with a CAM."
+        if np.isnan(self.logits).all():
+            return np.isin(np.arange(len(self.logits)), self.classes)
         least = 0 if self.background is None else 0.5
         return (self.logits > least) | (self.logits == self.logits.max())
 

@@ -25,7 +25,7 @@ from .scores import Cams, Scores, infer_image, read_cam
 from ..losses.term import Term
 from ..models.cam import CamModel
 from ..pipeline.experiment import run_recipe
-from ..pipeline.load import load_model, load_terms
+from ..pipeline.load import load_model, load_terms, without
 from ..refine.chain import run_threshold
 from ..run.presets import make_recipe
 from ..run.store import Run, RunStore, grid_text, run_line
@@ -94,7 +94,8 @@ class Source(Images):
                 "Runs on different data: " + ", ".join(f"{k} ({m['name']})" for k, m in made.items()) + ".",
                 "Explore runs of one data set at a time.",
             )
-        super().__init__(data or open_data(runs[0].recipe.data))
+        opened = data or open_data(runs[0].recipe.data)
+        super().__init__(without(opened, made[runs[0].key].get("without", ())))
         if self.data.fingerprint() != made[runs[0].key]["fingerprint"]:
             raise UserError(
                 f"{self.data.name} is not the data of run {', '.join(made)}.",

@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..ablate.plan import Job, grid
 from ..core import UserError
+from ..pipeline.stages import STORED
 from ..run.presets import make_recipe, parts_of
 
 # %% ../../nbs/paper/00_registry.ipynb #5a815152
@@ -264,7 +265,12 @@ def jobs_of(
         of_term = f.startswith("terms.") and f.split(".")[1] not in terms
         if of_term or (f.startswith(SEGMENT) and not any(r.segment for r in rows)):
             raise UserError(f"{f} concerns no row of {entry.id}.", "Leave it out.")
-    return {r.name: [r.job(base, data, preset, s, overrides) for s in seeds] for r in rows}
+    # a run of the store has one seed
+    mine = {
+        r.name: [s for s in seeds if s == 0] if r.method.format(base=base).startswith(STORED) else seeds
+        for r in rows
+    }
+    return {r.name: [r.job(base, data, preset, s, overrides) for s in mine[r.name]] for r in rows}
 
 # %% ../../nbs/paper/00_registry.ipynb #ce0d2f6e
 def study(

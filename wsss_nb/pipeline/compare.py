@@ -19,6 +19,7 @@ from ..data.catalog import open_data
 from ..draw.charts import compare_rows, leak_plot, sweep_plot
 from ..draw.grids import save_figure
 from ..metrics.confusion import mean_std
+from .load import without
 from .masks import masks_of
 from .show import show_cams
 from ..run.store import Run
@@ -149,7 +150,8 @@ def cams_figure(runs: Sequence[Run]) -> Figure:
     for run in runs:
         first.setdefault(run.recipe.method, run)
     title = f"CAMs ({about(list(first.values()))})"
-    return show_cams(first, open_data(runs[0].recipe.data), n=4, title=title)
+    data = without(open_data(runs[0].recipe.data), runs[0].result["data"].get("without", ()))
+    return show_cams(first, data, n=4, title=title)
 
 # %% ../../nbs/pipeline/07_compare.ipynb #0fad8eef
 FIGURES: dict[str, Callable[[Sequence[Run]], Figure]] = dict(

@@ -85,6 +85,11 @@ class Experiment:
         self.model: CamModel | None = None  # once it is trained here
         self.rank = int(os.environ.get("RANK", 0))
         self.run = self.place()
+        if not recipe.model.trains and not self.run.done:
+            raise UserError(
+                f"{recipe.method}: an imported run has no network to train.",
+                "Import CAMs or masks: wsss_nb import DIR --format FORMAT --data DATA.",
+            )
 
     def with_labels(self, recipe: Recipe) -> tuple[Recipe, Labels]:
         "Find a segmentation network's pixel labels; their digest becomes a part of the recipe."

@@ -248,13 +248,15 @@ def refine_split(
     write_json(file, nan_to_null(whole))
 
 
-def require_cams(run: Run, data: WsssData, splits: Sequence[str], device: torch.device) -> None:
+def require_cams(
+    run: Run, data: WsssData, splits: Sequence[str], device: torch.device, workers: int = 0
+) -> None:
     "Infer the CAMs of these splits that the run does not have yet."
     inference = run.recipe.inference
     for split in splits:
         if not all(cam_path(run.path, split, i).exists() for i in chosen_ids(data, split, inference.limit)):
             model = load_model(run, len(data.classes), str(device))
-            write_cams(model, data, split, run.path, inference, device)
+            write_cams(model, data, split, run.path, inference, device, workers=workers)
 
 # %% ../../nbs/pipeline/06_masks.ipynb #091f1472
 def save_masks(out: Refined, data: WsssData, split: str, folder: str | Path) -> Path:
@@ -277,14 +279,14 @@ def save_masks(out: Refined, data: WsssData, split: str, folder: str | Path) -> 
     return folder
 
 
-def own(folder: Path, origin: dict[str, Any]) -> None:
-    "Record the origin of a folder's masks; a folder with other content is a `UserError`."
+def own(folder: Path, origin: dict[str, Any], what: str = "masks") -> None:
+    "Record the origin of a folder's masks or CAMs; a folder with other content is a `UserError`."
     file = folder / "origin.json"
     if file.exists():
         other = read_json(file)
-        if other != origin and any(folder.rglob("*.png")):
+        if other != origin and any(p.suffix in (".png", ".npy", ".npz") for p in folder.rglob("*")):
             differs = ", ".join(f"{k} {other.get(k)!r}" for k in origin if other.get(k) != origin[k])
-            raise UserError(f"{folder} holds masks of {differs}.", "Give another folder with --out.")
+            raise UserError(f"{folder} holds {what} of {differs}.", "Give another folder with --out.")
     elif folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise UserError(f"{folder} is not empty.", "Give a new folder with --out.")
     write_json(file, origin)

@@ -43,7 +43,8 @@ def cam_rows(
         s, cams = data.load(id, fields), {}
         for name, run in runs.items():
             cached = load_cam(cam_path(run.path, split, id))
-            cams[name] = cached.full().numpy()[list(cached.classes).index(c)]
+            there = np.flatnonzero(cached.classes == c)  # an imported run may lack the CAM of a tag
+            cams[name] = cached.full().numpy()[there[0]] if len(there) else np.zeros(cached.size, np.float32)
         truth = context = None
         if "mask" in s:
             mask = s["mask"].numpy()

@@ -50,6 +50,7 @@ class ModelConfig(Plugin):
 
     family: ClassVar[str] = "models"
     noun: ClassVar[str] = "baseline"
+    trains: ClassVar[bool] = True  # False: its CAMs come from another project, and there is no network
     labelled: ClassVar[bool] = False  # a segmentation network: it learns from pixel labels and takes no terms
     tagged: ClassVar[bool] = False  # its predictions are told the image's tags
     segments: ClassVar[bool] = (

@@ -249,8 +249,12 @@ def pixel_facts(
 
     `cam`: class -> normalised CAM, as cached. `raw`: class -> score before the ReLU, of every class. Of a segmentation
     network both are probabilities. `cell`: (row, column)
-    on the CAM's grid. `truth` and `stuff`: see `truth_names`. `terms`: (heading, text) of each line from the terms."""
+    on the CAM's grid. An imported run has neither of them.
+    `truth` and `stuff`: see `truth_names`. `terms`: (heading, text) of each line from the terms."""
     cams = source.cams(label, split, id)
+    values = {int(c): float(v) for c, v in zip(cams.classes, cams.cam[:, y, x])}
+    if not source.recipes[label].model.trains:
+        return dict(cam=values, raw={}, cell=None, terms=[], **truth_names(source, id, y, x))
     image = inspected(source, label, split, id, shown)
     h, w = image.output.cam.shape[2:]
     height, width = source.image(id).shape[:2]
@@ -261,7 +265,7 @@ def pixel_facts(
             for kind in kinds:
                 terms += source.terms(label)[kind].facts(image, cell)
     return dict(
-        cam={int(c): float(v) for c, v in zip(cams.classes, cams.cam[:, y, x])},
+        cam=values,
         raw=dict(enumerate(image.output.cam[0, :, cell[0], cell[1]].float().tolist())),
         cell=cell,
         terms=terms,

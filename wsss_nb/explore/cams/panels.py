@@ -145,7 +145,8 @@ def note_and_ious(
     if "mask" in truth:
         ious = class_ious(truth["mask"], mask, shown)
         return caption(ious, names), ious
-    return ", ".join(f"p({names[c]}) = {float(probabilities[c]):.2f}" for c in shown), None
+    known = [c for c in shown if probabilities[c] == probabilities[c]]  # not of imported CAMs
+    return ", ".join(f"p({names[c]}) = {float(probabilities[c]):.2f}" for c in known), None
 
 
 def marked(

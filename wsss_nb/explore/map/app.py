@@ -144,6 +144,8 @@ class FeatureMap(VBox):
 
     def close(self) -> None:
         "Stop the background work and close all widgets."
+        if not hasattr(self, "work"):  # the constructor failed
+            return super().close()
         self.work.stop()
         for w in (*self.scatters, self.image, self.sheet):
             w.close()

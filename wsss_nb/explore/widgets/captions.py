@@ -92,7 +92,8 @@ def fact_rows(facts: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     "Write the facts about a pixel in one run as rows of text: the scores, then what the terms say."
     raw = sorted(facts["raw"].items(), key=lambda v: -v[1])[:4]
     # Adding 0 turns -0.0 into 0.0.
-    rows = [pair("score", " · ".join(f"{escape(names[c])} {round(v, 1) + 0:.1f}" for c, v in raw))]
+    scores = " · ".join(f"{escape(names[c])} {round(v, 1) + 0:.1f}" for c, v in raw)
+    rows = [pair("score", scores)] if raw else []
     return rows + [pair(escape(heading), escape(text)) for heading, text in facts["terms"]]
 
 # %% ../../../nbs/explore/widgets/01_captions.ipynb #6a13adc4

@@ -34,7 +34,9 @@ class Work:
     def __init__(self, show: Callable[[Job | None], None] = lambda job: None):
         self.show = show  # called after every change of the job; None: idle
         self.job: Job | None = None
-        self.turn = threading.Lock()
+        self.turn = (
+            threading.RLock()
+        )  # without an event loop, an error starts the next job in the same thread
 
     def start(
         self,

@@ -173,7 +173,8 @@ def draw_compare(m: Measurement) -> Figure:
     title = (
         f"Masks of one set of seeds and the networks trained on them ({m.data}, preset {m.preset}, {seeds})"
     )
-    first = m.planned[m.entry.rows[0].name][0].job.recipe()
+    planned = m.planned[m.entry.rows[0].name][0]
+    first = planned.seeds.recipe if planned.seeds.done else planned.job.recipe()
     note = (
         f"Seeds: {first.method}. Masks judged on {first.splits.seeds}, with the images' tags; {recipe.model.kind} on "
         f"{recipe.splits.val}, without. Initial weights: {recipe.model.initial_weights()}."

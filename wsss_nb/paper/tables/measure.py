@@ -134,7 +134,7 @@ class Measurement:
     def add_seed(self) -> bool:
         "Add the next seed if any row has a finished run with it; return whether it was added."
         more = self.plan([len(self.seeds)])
-        found = any(p[0].run.done for p in more.values())
+        found = any(p[0].run.done for p in more.values() if p)
         if found:
             self.planned = {name: [*self.planned[name], *p] for name, p in more.items()}
             self.seeds.append(len(self.seeds))

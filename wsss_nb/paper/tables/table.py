@@ -28,10 +28,21 @@ from wsss_nb.paper.tables.measure import (
     refinement,
     spread,
 )
+from ...pipeline.stages import STORED
 
 # %% ../../../nbs/paper/tables/06_table.ipynb #0741959f
 def label(m: Measurement, row: Row) -> str:
-    "Return a row's label; for a size that is scaled here, add the size in use."
+    "Return a row's label; for a size that is scaled here, add the size in use; of a run of the store its name and threshold."
+    if planned := [p for p in m.planned.get(row.name, ()) if p.job.method.startswith(STORED)]:
+        recipe, run = planned[0].recipe, planned[0].source
+        if planned[0].job.segment:
+            return row.label
+        rule = (
+            ""
+            if recipe.model.segments
+            else f", threshold from {run.result['metrics'].get('threshold_from', 'no evaluation')}"
+        )
+        return f"{recipe.method} ({run.key[:6]}{rule})"
     if row.name not in m.planned or not any(c.isdigit() for c in row.label):  # a size has digits
         return row.label
     used = m.planned[row.name][0].job.overrides
@@ -78,7 +89,7 @@ def seed_cell(m: Measurement, row: Row) -> str:
     if m.entry.needs:
         return "–"
     done = len(m.results.get(row.name, {}))
-    return str(done) if done == len(m.seeds) else f"{done} of {len(m.seeds)}"
+    return str(done) if done == max(len(m.planned.get(row.name, ())), 1) else f"{done} of {len(m.seeds)}"
 
 
 def printed(table: Table) -> list[str]:
@@ -134,7 +145,7 @@ def measured_line(m: Measurement) -> str:
     "State baseline, data, preset and threshold of the measured numbers."
     if not m.planned:
         return f"Measured: nothing yet; waits for {m.entry.needs}."
-    recipe = next(iter(m.planned.values()))[0].recipe
+    recipe = next(p.recipe for ps in m.planned.values() for p in ps)
     split = recipe.splits.seeds
     threshold = {
         "val": f"chosen on {recipe.splits.val}",

@@ -22,6 +22,7 @@ from ...data.base import collate
 from ...models.backbones import Backbone
 from ...models.cam import ParameterGroup
 from ..state import Context
+from ...run.presets import make_recipe
 from ...run.recipe import Count, Length, NonNegative, Optim, Positive, Share
 from ...run.store import Run
 from ...train.batches import BatchStream
@@ -164,14 +165,23 @@ def run_trunk(
     desc: str,  # name of the network, for errors
     **changes: Any,  # of the model's settings, e.g. output_stride=8
 ) -> Backbone:  # on the context's device
-    "Build the backbone of a run's recipe with its weights; a model without stages (a transformer) is a `UserError`."
+    """Build the backbone of a run's recipe with its weights; a model without stages (a transformer) is a `UserError`.
+
+    For an imported run it is the backbone of `cam` under the run's preset."""
     recipe = context.run.recipe
-    model = recipe.model.model_copy(update=changes).build(len(context.data.classes), recipe.seed)
+    own = recipe.model
+    if not own.trains:
+        if weights == "run":
+            raise UserError(
+                f"{desc}: run {context.run.key} is imported and has no weights.", "Use trunk=pretrained."
+            )
+        own = make_recipe("cam", recipe.data, recipe.preset).model
+    model = own.model_copy(update=changes).build(len(context.data.classes), recipe.seed)
     if not isinstance(getattr(model, "backbone", None), Backbone):
         raise UserError(
             f"{desc} needs a convolutional backbone with stages; {recipe.model.kind!r} has none.",
             "Refine seeds of another model.",
         )
-    if weights == "run" or (weights == "auto" and recipe.model.weights == "random"):
+    if weights == "run" or (weights == "auto" and recipe.model.trains and own.weights == "random"):
         model.load_state_dict(load_file(context.run.path / "model.safetensors"))
     return model.backbone.to(context.device)
