@@ -45,10 +45,6 @@ BAD = {  # call: words that the error line must contain
     "figure cams --run": ["--run", "papers' figures"],
     "figure iou --set seed=1 --device cpu": ["--set, --device", "papers' figures"],
     "figure leak 0123 --seeds 2": ["--seeds", "the keys name the runs"],
-    "figure fbr.f11 --workers 2": ["--workers", "Add --run"],
-    "table fbr.t6 --scheduler slurm": ["--scheduler", "Add --run"],
-    "table fbr.t6 --device cpu": ["--device", "--refine"],
-    "ablate --workers 4": ["--workers", "Add --run"],
     "train --recipe r.json --data cooccur --seed 1": ["--data, --seed", "--recipe has its own"],
     "refine crf --images a --masks b --out c --limit 2": ["--limit", "--run only"],
     "eval --truth a --pred b --runs c": ["--runs", "two folders"],
@@ -365,5 +361,6 @@ def test_run_a_grid_with_a_failure(tmp_path, monkeypatch):
     assert "UserError: no weights" in done.stderr
     assert "cell 8 of runs/KEY/train.ipynb" in done.stderr
     assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".md", ".csv", ".tex", ".html"}
-    again = call(*words)
+    again = call(*words, "--workers", 2)
     assert again.exit_code == 0 and "Missing: 1 of 2 runs" in again.stdout
+    assert "--workers, --device: no effect without --run" in again.stderr

@@ -187,13 +187,14 @@ def test_your_data_takes_photographs_as_they_are(tmp_path):
 
 def test_explore_without_runs(tmp_path):
     "It trains two tiny runs, shows the explorer and the same view without widgets, and then finds the runs."
-    nb = execute("explore", tmp_path, data="")
+    own = dict(data="", runs=str(tmp_path / "runs"), device="cpu")
+    nb = papermilled("explore", tmp_path, own)
     assert "training two tiny ones" in printed(nb) and "view(source, split='train'" in printed(nb)
     (shown,) = (c for c in nb.cells if c.source.endswith("\nexplorer"))
     assert any(WIDGET in o.get("data", {}) for o in shown.outputs)
     assert count(nb, "image/jpeg") == 1
     keys = [r.name[:6] for r in (tmp_path / "runs").glob("*/") if (r / "result.json").exists()]
-    nb = execute("explore", tmp_path, data="", keys=keys[:1])
+    nb = papermilled("explore", tmp_path, own | dict(keys=keys[:1]))
     assert "training two" not in printed(nb)
 
 

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from .core import UserError, atomic_path, evenly, list_offenders
 from .data.base import Split, WsssData, collate, same_size_batches
 from .data.transforms import eval_transform, multi_scale, unflip
-from .models.cam import CamModel
+from .models.cam import CamModel, in_pieces
 from .run.recipe import Inference
 
 # %% ../nbs/02_cams.ipynb #0103a0d8
@@ -38,10 +38,14 @@ def infer_cams(
     total, logits = 0, 0
     if labels is not None:
         labels = labels.to(images.device).repeat(2 if inference.flip else 1, 1)
+
+    def see(x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        out = model.infer(x, labels)
+        cam = out.cam.float().relu()
+        return F.interpolate(cam, size, mode="bilinear", align_corners=False), out.logits.float()
+
     for x in multi_scale(images, inference.scales, inference.flip, inference.long_side):
-        out = model.infer(x.contiguous(memory_format=torch.channels_last), labels)
-        cam = F.interpolate(out.cam.float().relu(), size, mode="bilinear", align_corners=False)
-        image_logits = out.logits.float()
+        cam, image_logits = in_pieces(see, x, labels)
         if inference.flip:
             cam = unflip(cam)
             image_logits = unflip(image_logits[..., None, None])[..., 0, 0]
@@ -60,11 +64,16 @@ def infer_probabilities(
     "Average what a model predicts of every pixel over scales and flips on one grid; its `prediction` of that."
     size = [max(1, -(-n // inference.stride)) for n in images.shape[-2:]]
     total, logits = 0, []
-    for x in multi_scale(images, inference.scales, inference.flip, inference.long_side):
-        out = model.infer(x.contiguous(memory_format=torch.channels_last))
+
+    def see(x: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        out = model.infer(x)
         scores = F.interpolate(model.evidence(out), size, mode="bilinear", align_corners=False)
+        return scores, out.logits.float()
+
+    for x in multi_scale(images, inference.scales, inference.flip, inference.long_side):
+        scores, image_logits = in_pieces(see, x)
         total = total + (unflip(scores) if inference.flip else scores)
-        logits += out.logits.float().split(len(images))
+        logits += image_logits.split(len(images))
     known = labels.to(images.device) if model.tagged and labels is not None else None
     return model.prediction(total / len(inference.scales), torch.stack(logits).amax(0), known)
 

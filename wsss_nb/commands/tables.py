@@ -108,10 +108,11 @@ Id = Annotated[
 
 
 def needs_run(ctx: typer.Context, run: bool, refine: bool = False) -> None:
-    "Refuse options for executing runs where none are executed."
-    remedy = "Add --run, or leave it out."
-    refuse([] if run else typed(ctx, "workers", "scheduler"), "for --run only.", remedy)
-    refuse([] if run or refine else typed(ctx, "device"), "for --run and --refine only.", remedy)
+    "Name the options for executing runs where none are executed: the same line with --run is what one types next."
+    idle = [] if run else typed(ctx, "workers", "scheduler")
+    idle += [] if run or refine else typed(ctx, "device")
+    if idle:
+        typer.echo(f"{', '.join(idle)}: no effect without --run; what is missing is not executed.", err=True)
 
 
 def table(

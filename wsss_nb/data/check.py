@@ -32,8 +32,8 @@ def look(
         for field, x in data.load(id, fields).items():
             if field not in fields or field == "boxes":
                 continue
-            (h, w), (H, W) = x.shape[-2:], data.size(id)
-            if (h, w) != (H, W):
+            if x.shape[-2:] != data.size(id):
+                (h, w), (H, W) = x.shape[-2:], data.stored(id)
                 return f"{data.where(id, field)} is {w} x {h} but its image is {W} x {H}", seen
             if field in known:
                 seen[field] = set(x.flatten().bincount(minlength=256).nonzero().flatten().tolist()) - {IGNORE}
@@ -185,7 +185,7 @@ def check_data(
             if "mask" in seen and id in data.tags:
                 compared += 1
                 differ += {v - 1 for v in seen["mask"] if v} != set(data.tags[id])
-    sizes = sorted((data.size(i) for s in splits for i in data.ids(s)), key=lambda s: s[0] * s[1])
+    sizes = sorted((data.stored(i) for s in splits for i in data.ids(s)), key=lambda s: s[0] * s[1])
     (h, w), (H, W) = sizes[0], sizes[-1]
     largest = f" to {W} x {H}" if (h, w) != (H, W) else ""
     notes.append(f"Image sizes: {w} x {h}{largest} (width x height).")

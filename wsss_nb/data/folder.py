@@ -18,7 +18,17 @@ from torch import Tensor
 
 from ..core import UserError, derive_seed
 from .check import look_all, verify
-from .files import IMAGE_SUFFIXES, MAPS, Faults, FileData, index, read_lines, write_map
+from wsss_nb.data.files import (
+    IMAGE_SUFFIXES,
+    LONGEST,
+    MAPS,
+    Faults,
+    FileData,
+    index,
+    longest_text,
+    read_lines,
+    write_map,
+)
 from .pickles import read_label_vectors
 from .tables import read_contexts, read_names, read_superclasses, read_tags
 
@@ -122,9 +132,14 @@ VECTORS = "cls_labels.npy"  # tags as WSSS papers share them, read where there i
 class FolderData(FileData):
     "The data set `folder:PATH`: images and tags in the layout of VOC, with optional maps."
 
-    def __init__(self, path: str | Path, skip_bad: bool = False):
+    def __init__(
+        self,
+        path: str | Path,
+        skip_bad: bool = False,  # leave out bad images instead of raising
+        longest: int = LONGEST,  # pixels; larger images are read smaller
+    ):
         root = Path(path).expanduser()
-        name = f"folder:{path}"
+        name = f"folder:{path}{longest_text(longest)}"
         faults = Faults()
         if not root.is_dir():
             raise UserError(f"No folder {path}.", "Give the folder that has JPEGImages and classes.txt.")
@@ -156,6 +171,7 @@ class FolderData(FileData):
             stuff_classes=stuff,
             contexts=contexts,
             superclasses=superclasses,
+            longest=longest,
         )
         self.root = root
         self.check_heads([i for ids in splits.values() for i in ids], faults)

@@ -19,7 +19,16 @@ from tqdm import tqdm
 
 from ..core import UserError
 from .check import verify
-from .files import IMAGE_SUFFIXES, MAPS, Faults, FileData, index, read_lines
+from wsss_nb.data.files import (
+    IMAGE_SUFFIXES,
+    LONGEST,
+    MAPS,
+    Faults,
+    FileData,
+    index,
+    longest_text,
+    read_lines,
+)
 
 # %% ../../nbs/data/09_voc.ipynb #1ae5a854
 SUPERCLASSES = dict(
@@ -90,9 +99,10 @@ class VOCData(FileData):
         path: str | Path,
         skip_bad: bool = False,  # leave out bad images instead of raising
         sbd: str | Path | None = None,  # SBD's folder; None: look beside and in VOC2012
+        longest: int = LONGEST,  # pixels; larger images are read smaller
     ):
         root = Path(path).expanduser()
-        name = f"voc:{path}"
+        name = f"voc:{path}{longest_text(longest)}"
         faults = Faults()
         for folder in ("", "JPEGImages", "Annotations", "ImageSets/Segmentation"):
             if not (root / folder).is_dir():
@@ -112,6 +122,7 @@ class VOCData(FileData):
             splits=splits,
             tags={},
             superclasses={c: s for s, members in SUPERCLASSES.items() for c in members},
+            longest=longest,
         )
         self.has.add("boxes")
         self.root = root
@@ -161,8 +172,11 @@ class VOCData(FileData):
             return super().read(id, field)
         from torchvision import tv_tensors  # here, because it loads all of torchvision
 
+        (h, w), (H, W) = self.size(id), self.stored(id)
         boxes = torch.tensor([box for _, box in self.objects.get(id, [])]).reshape(-1, 4)
-        return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=self.size(id))
+        if (h, w) != (H, W):
+            boxes = boxes * torch.tensor([w / W, h / H, w / W, h / H])
+        return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(h, w))
 
     def load(self, id: str, fields: Sequence[str] = ("image",)) -> dict[str, Any]:
         "Load a sample; with `boxes` also `box_labels`, the 0-based class of each box."

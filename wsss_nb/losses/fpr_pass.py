@@ -20,7 +20,7 @@ from ..data.base import Split, WsssData, collate, same_size_batches
 from ..data.transforms import eval_transform, multi_scale, unflip
 from .fpr_prototypes import Pools, distance, nearest, shared_images
 from .nroi import kmeans
-from ..models.cam import CamModel, normalised_cam
+from ..models.cam import CamModel, in_pieces, normalised_cam
 
 # %% ../../nbs/losses/07_fpr_pass.ipynb #20eef0d9
 def class_regions(cam: Tensor, theta: float, valid: Tensor | None = None) -> Tensor:
@@ -100,11 +100,14 @@ def averaged(
     "Average the network's output over the scales of images and their mirror images, in float32."
     features = cam = logits = 0
     size = None
-    for x in multi_scale(images, scales, flip, long_side):
+
+    def see(x: Tensor, _) -> tuple[Tensor, Tensor, Tensor]:
         with autocast():
-            out = model(x.contiguous(memory_format=torch.channels_last))
-        maps = [out.features["last"].float(), out.cam.float()]
-        score = out.logits.float()
+            out = model(x)
+        return out.features["last"].float(), out.cam.float(), out.logits.float()
+
+    for x in multi_scale(images, scales, flip, long_side):
+        *maps, score = in_pieces(see, x)
         if flip:
             maps = [unflip(m) for m in maps]
             score = torch.stack(score.chunk(2)).mean(0)

@@ -15,6 +15,7 @@ from ..run.recipe import ModelConfig
 class ImportedConfig(ModelConfig, kind="imported"):
     "Settings of an imported run: what was read of which files."
 
+    named: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     format: Literal["irn", "clipes", "npz", "png"] = "npz"
     field: str = ""  # of the files: 'cam', 'high_res', ...; '': they have one

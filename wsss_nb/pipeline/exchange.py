@@ -9,12 +9,11 @@ __all__ = ['covered_splits', 'some_id', 'Look', 'look_at', 'look_at_all', 'unusu
 # %% ../../nbs/pipeline/18_exchange.ipynb #19653ffc
 import hashlib
 import os
-import shutil
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -214,7 +213,8 @@ def import_run(
     field = choose_field(there, format, field)
 
     def read(id: str) -> CachedCam:
-        return read_foreign(files[id], format, field, data.size(id), len(data.classes), normalise)
+        c = read_foreign(files[id], format, field, data.stored(id), len(data.classes), normalise)
+        return replace(c, size=data.size(id))
 
     rest = sorted(files.keys() - set(ids))
     looks = look_at_all(folder, files, read, data, ids, skip_bad, workers)
@@ -301,6 +301,7 @@ def finish(
                 inputs=data.fingerprint(truth=False),
                 skipped=data.skipped,
                 without=list(left),
+                **data.reduced(),
             ),
             seconds=dict(train=0.0, cams=seconds, evaluate=judged, total=seconds + judged),
         )
@@ -347,11 +348,8 @@ def export_run(
     threshold = run_threshold(run)[0]
 
     def one(id: str) -> None:
-        if format == "npz":
-            with atomic_path(folder / f"{id}.npz") as p:
-                shutil.copyfile(cached[id], p)
-        else:
-            write_foreign(folder / f"{id}{suffix}", format, load_cam(cached[id]), threshold)
+        c = load_cam(cached[id])
+        write_foreign(folder / f"{id}{suffix}", format, replace(c, size=data.stored(id)), threshold)
 
     todo = [i for i in cached if not (folder / f"{i}{suffix}").exists()]
     for _ in over_images(one, todo, workers or default_threads(target), f"export {format}"):

@@ -236,6 +236,7 @@ class Experiment:
             fingerprint=self.data.fingerprint(),
             inputs=self.data.fingerprint(truth=False),
             skipped=self.data.skipped,
+            **self.data.reduced(),
         )
         device = describe_device(self.device)
         for leftover in [run.path / "checkpoint.safetensors", *run.path.rglob(".*.tmp*")]:

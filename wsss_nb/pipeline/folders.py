@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core import UserError, atomic_path, describe_device, pick_device, write_json
 from ..data.base import WsssData
-from ..data.files import IMAGE_SUFFIXES, Faults, FileData, index, write_map
+from ..data.files import IMAGE_SUFFIXES, Faults, FileData, index, read_map, write_map
 from .judge import top_label
 from .masks import clean, own, read_log, timing, write_masks
 from ..refine.chain import build_chain, chain_name, chain_text, default_threads, parse_chain
@@ -70,13 +70,14 @@ def refine_folder(
         bare = [i for i in todo if not top_label(data.path(i, "mask"))]
         for i in bare:  # as they are: their unknown pixels do not become background
             with atomic_path(todo.pop(i)) as p:
-                write_map(p, data.load(i, ["mask"])["mask"])
+                write_map(p, read_map(data.path(i, "mask"), "mask"))
         if bare:
             none = f"{len(bare)} of {len(files)} masks have no class, only background (0) or unknown (255)"
             print(f"{none}: kept as they are. An object is drawn as 1, 2, ...", file=sys.stderr)
         built = build_chain(steps, Context(data, "all", None, target, out / "networks"))
         log = out / "log.jsonl"
-        write_masks(partial(mask_seed, data), built, todo, log, workers or default_threads(target), {})
+        threads = workers or default_threads(target)
+        write_masks(partial(mask_seed, data), built, todo, log, threads, {}, data.stored)
         result = dict(
             chain=chain_text(steps),
             steps=built.about(),

@@ -76,7 +76,7 @@ def read_digest(files: dict[str, Path], data: WsssData) -> str:  # id -> PNG
             mask = read_labels(files[id])
         except UserError as e:
             return "", e.what.rstrip(".")
-        fault = mask_fault(mask, data.size(id), len(data.classes))
+        fault = mask_fault(mask, data.stored(id), len(data.classes))
         digest = hashlib.blake2b(mask.tobytes(), digest_size=8).hexdigest()
         return digest, fault and f"{files[id].name} {fault}"
 

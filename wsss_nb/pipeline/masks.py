@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Refined', 'refined', 'masks_of', 'read_log', 'append', 'write_masks', 'clean', 'timing', 'evaluate_masks',
-           'refine_run', 'finished', 'refine_split', 'require_cams', 'save_masks', 'own']
+           'refine_run', 'finished', 'refine_split', 'require_cams', 'save_masks', 'copy_mask', 'own']
 
 # %% ../../nbs/pipeline/06_masks.ipynb #28e15766
 import json
@@ -21,7 +21,7 @@ from numpy import ndarray
 from ..cams import cam_path, chosen_ids, write_cams
 from ..core import UserError, atomic_path, describe_device, evenly, pick_device, read_json, write_json
 from ..data.base import WsssData
-from ..data.files import decode, write_map
+from ..data.files import decode, sampled, write_map
 from ..metrics.confusion import Confusion
 from .load import data_of, load_model
 from wsss_nb.refine.chain import (
@@ -108,13 +108,17 @@ def write_masks(
     log: Path,
     workers: int,  # parallel images
     about: dict[str, Any],  # written into every line of the log
+    size: Callable[[str], tuple[int, int]] | None = None,  # of the masks, (H, W); None: as refined
 ) -> None:
     "Refine images in parallel and write their masks."
 
     def one(id: str) -> dict[str, Any]:
         seed, seconds = built.timed(start(id))
+        mask = seed.mask()
+        if size is not None and mask.shape != size(id):
+            mask = sampled(mask, size(id))
         with atomic_path(files[id]) as p:
-            write_map(p, torch.from_numpy(seed.mask()))
+            write_map(p, torch.from_numpy(mask))
         return dict(id=id, seconds=seconds)
 
     for row in over_images(one, list(files), workers, chain_text(built.steps) or "seeds"):
@@ -271,12 +275,20 @@ def save_masks(out: Refined, data: WsssData, split: str, folder: str | Path) -> 
     own(folder, origin)
     ids = [i for i in data.ids(split) if out.file(split, i).exists()]
     for id in ids:
-        with atomic_path(folder / "SegmentationClass" / f"{id}.png") as p:
-            p.write_bytes(out.file(split, id).read_bytes())
+        copy_mask(out.file(split, id), folder / "SegmentationClass" / f"{id}.png", data, id)
     for name, lines in {f"ImageSets/Segmentation/{split}.txt": ids, "classes.txt": data.classes}.items():
         with atomic_path(folder / name) as p:
             p.write_text("".join(f"{line}\n" for line in lines))
     return folder
+
+
+def copy_mask(source: Path, target: Path, data: WsssData, id: str) -> None:
+    "Copy a mask, enlarged if its image is stored larger than it is read."
+    with atomic_path(target) as p:
+        if data.size(id) == data.stored(id):
+            p.write_bytes(source.read_bytes())
+        else:
+            write_map(p, torch.from_numpy(sampled(decode(source), data.stored(id))))
 
 
 def own(folder: Path, origin: dict[str, Any], what: str = "masks") -> None:

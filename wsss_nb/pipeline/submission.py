@@ -8,10 +8,10 @@ __all__ = ['COMPETITIONS', 'competition', 'prediction_fault', 'check_predictions
 # %% ../../nbs/pipeline/15_submission.ipynb #91ababe0
 from pathlib import Path
 
-from ..core import UserError, atomic_path, cores, list_offenders
+from ..core import UserError, cores, list_offenders
 from ..data.base import WsssData
 from .judge import read_labels
-from .masks import Refined, own
+from .masks import Refined, copy_mask, own
 from ..refine.chain import chain_text
 from ..refine.parts.pool import image_pool
 from ..run.store import Run
@@ -93,6 +93,5 @@ def save_submission(
     own(folder, origin | dict(competition=name, seen=seen))
     place = folder / "results" / "VOC2012" / "Segmentation" / f"{name}_{split}_cls"
     for id in data.ids(split):
-        with atomic_path(place / f"{id}.png") as p:
-            p.write_bytes(out.file(split, id).read_bytes())
+        copy_mask(out.file(split, id), place / f"{id}.png", data, id)
     return place

@@ -69,6 +69,7 @@ class Plugin(Part):
     family: ClassVar[str] = ""  # the package its modules lie in: models, losses, refine
     noun: ClassVar[str] = "plug-in"  # what an error calls it
     kind: ClassVar[str] = ""
+    named: ClassVar[bool] = True  # False: made by a command, no part of a method's name
     registry: ClassVar[dict[str, type["Plugin"]]] = {}
     paper: ClassVar[Changes] = {}  # changes of preset `paper`
     presets: ClassVar[dict[str, Changes]] = {}  # changes of the other presets, by name
@@ -124,7 +125,7 @@ def all_kinds(base: type[Plugin]) -> list[str]:
         if not module.ispkg:
             import_kind(base, module.name)
     import_plugins()
-    return sorted(base.registry)
+    return sorted(kind for kind, cls in base.registry.items() if cls.named)
 
 
 def import_plugins() -> None:
