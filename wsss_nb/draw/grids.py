@@ -23,6 +23,7 @@ from numpy import ndarray
 
 from ..core import UserError, atomic_path
 from ..data.base import WsssData
+from .letters import fit_letters
 from wsss_nb.draw.pixels import (
     as_rgb,
     cam_overlay,
@@ -96,6 +97,7 @@ def render(
     if text and kind in ("svg", "pdf"):  # they know fixed fields only
         field_name = {"svg": "Description", "pdf": "Keywords"}[kind]
         text = {field_name: "; ".join(f"{k}: {v}" for k, v in text.items())}
+    fit_letters(fig)
     buffer = io.BytesIO()
     quality = {"pil_kwargs": {"quality": 85}} if kind == "jpeg" else {"metadata": known[kind] | text}
     fig.savefig(buffer, format=kind, **quality)

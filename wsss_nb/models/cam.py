@@ -188,7 +188,7 @@ class CamConfig(ModelConfig, kind="cam"):
         return CamModel(trunk, num_classes, self.pool, self.tap_threshold)
 
 # %% ../../nbs/models/04_cam.ipynb #2aad3c79
-LARGE = 2_000_000  # pixels; images above that go through the network one by one
+LARGE = 1_000_000  # pixels; images above that go through the network one by one
 
 
 def in_pieces(

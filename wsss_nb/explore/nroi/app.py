@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from ipywidgets import HTML, Dropdown, HBox, IntSlider, ToggleButton, VBox
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ...core import pick_device
+from ...draw.letters import legible
 from wsss_nb.explore.nroi.patches import (
     Patches,
     Regions,
@@ -30,7 +31,7 @@ from wsss_nb.explore.nroi.patches import (
 from .state import NroiState, fbr_runs
 from ..picture import Picture
 from ..source import Source
-from ..widgets.compose import encode
+from ..widgets.compose import encode, font
 from ..widgets.parts import Catchup, Status, action, button, field, row, style_sheet, tie
 from ..widgets.sheets import Tile, tile_at
 from ..widgets.views import PanelView, Strip
@@ -53,9 +54,8 @@ def named_rows(
         tops.append(top)
         top += picture.shape[0]
     canvas = Image.fromarray(paper)
-    font = ImageFont.load_default(12)
-    for name, (picture, _), top in zip(names, rows, tops):
-        ImageDraw.Draw(canvas).text((2, top + picture.shape[0] / 2 - 8), name, "black", font, "lm")
+    for name, (picture, _), top in zip(map(legible, names), rows, tops):
+        ImageDraw.Draw(canvas).text((2, top + picture.shape[0] / 2 - 8), name, "black", font(12, name), "lm")
     return np.asarray(canvas), tiles
 
 

@@ -12,15 +12,15 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from matplotlib import colormaps, get_data_path
+from matplotlib import colormaps
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
+from ...draw.letters import OWN_FONT, font_with, lacking, legible, letters_of
 from ...draw.pixels import draw_contour, voc_palette
 from ...metrics.confusion import IGNORE, predict_mask
 
@@ -183,10 +183,12 @@ def draw_cross(
     return out
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #154bcdad
-@lru_cache(maxsize=8)
-def font(size: int) -> ImageFont.FreeTypeFont:
-    "Load the font of the figures (Pillow's own lacks most non-English letters)."
-    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+@lru_cache(maxsize=64)
+def font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
+    "Load the font of the figures, or (of a text whose letters it lacks) another that has them."
+    other = font_with(lacking(text)) if lacking(text) else None
+    whole = other and not frozenset(map(ord, text)) - letters_of(other[1])
+    return ImageFont.truetype(other[1] if whole else OWN_FONT, size)
 
 
 def draw_names(
@@ -202,15 +204,16 @@ def draw_names(
     size = size or max(10, round(min(h, w) / 26))
     patch = size * 5 // 8
     for label, (y, x) in places.items():
-        text = names[label - 1]
-        long = patch + 4 + round(font(size).getlength(text))
+        text = legible(names[label - 1])
+        letters = font(size, text)
+        long = patch + 4 + round(letters.getlength(text))
         left = min(max(3, x - long // 2), max(3, w - long - 4))
         top = min(max(2, y - size - 6), max(2, h - size - 5))
         draw.rounded_rectangle((left - 3, top - 2, left + long + 3, top + size + 3), 3, (0, 0, 0, 165))
         colour = (*voc_palette()[label].tolist(), 255)
         high = top + size // 4 + 1
         draw.rectangle((left, high, left + patch, high + patch), colour, (255,) * 4)
-        draw.text((left + patch + 5, top), text, (255,) * 4, font(size))
+        draw.text((left + patch + 5, top), text, (255,) * 4, letters)
     return np.array(picture)
 
 # %% ../../../nbs/explore/widgets/00_compose.ipynb #a8bf3bcb
