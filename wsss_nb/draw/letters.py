@@ -45,7 +45,7 @@ def font_with(missing: frozenset[str]) -> tuple[str, str] | None:  # name and fi
         e for e in fontManager.ttflist if e.style == "normal" and e.weight in (400, "normal", "regular")
     )
     for entry in sorted(upright, key=lambda e: e.name):
-        if wanted <= letters_of(entry.fname):
+        if "Last Resort" not in entry.name and wanted <= letters_of(entry.fname):  # its letters are boxes
             return entry.name, entry.fname
     return None
 
