@@ -17,20 +17,23 @@ SHARE = 0.95  # of the best mIoU
 
 
 def robustness(
-    thresholds: Sequence[float],  # rising, [T]
+    threshold: Sequence[float],  # rising, [T]
     miou: Sequence[float],  # mIoU at each, in [0, 1], [T]
     share: float = SHARE,  # of the best mIoU
-) -> dict[str, float]:  # area in [0, 1]; low, high, width of the interval in units of the threshold
-    "Return the mean mIoU over thresholds, and the interval around the best threshold within `share` of its mIoU; NaN without mIoU."
-    t, m = np.asarray(thresholds, float), np.asarray(miou, float)
+) -> dict[str, float]:  # best, area in [0, 1]; at, low, high, width in units of the threshold
+    """Return the best mIoU, the lowest threshold `at` which it is reached, the interval around it, and the area.
+
+    In the interval every mIoU is at least a share of the best. The area is the mean mIoU over thresholds. All are NaN without mIoU."""
+    t, m = np.asarray(threshold, float), np.asarray(miou, float)
     if not t.size or t.shape != m.shape or (np.diff(t) <= 0).any():
         raise UserError(f"{t.size} thresholds for {m.size} mIoUs.", "Give one mIoU per threshold, rising.")
     if np.isnan(m).any():
-        return dict.fromkeys(("area", "low", "high", "width"), np.nan)
+        return dict.fromkeys(("best", "at", "area", "low", "high", "width"), np.nan)
     best = int(m.argmax())  # the lowest, as in `Sweep.best`
     (outside,) = np.nonzero(m < share * m[best])
     low = t[max(outside[outside < best], default=-1) + 1]
     high = t[min(outside[outside > best], default=t.size) - 1]
     under = (np.diff(t) * (m[1:] + m[:-1]) / 2).sum()  # trapezoidal rule
     area = under / (t[-1] - t[0]) if t.size > 1 else m[0]
-    return {k: float(x) for k, x in dict(area=area, low=low, high=high, width=high - low).items()}
+    found = dict(best=m[best], at=t[best], area=area, low=low, high=high, width=high - low)
+    return {k: float(x) for k, x in found.items()}
