@@ -21,6 +21,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from ...ablate.plan import Job, Planned, missing, plan
+from ...core import UserError
 from ...data.base import WsssData
 from ...data.catalog import open_data
 from ...metrics.sizes import group_names
@@ -129,8 +130,11 @@ class Measurement:
         self.preset = preset
         self.base = base or self.entry.on
         self.overrides = overrides or {}
-        self.extra = EXTRA | (CEILING if ceiling else {}) | (DETAIL | ROBUSTNESS if detail else {})
+        self.extra = EXTRA | (CEILING if ceiling else {})
         self.detail = detail
+        if detail and not self.detailed:
+            what = f"{self.entry.id} is about the masks of several chains, or about memory: it has no detail."
+            raise UserError(what, "Leave --detail out.")
         self.open = cache(open_data)
         self.masks = cache(self.refined_masks)
         if isinstance(self.entry, FigureSpec) and self.entry.seeds == "first":
@@ -240,16 +244,26 @@ class Measurement:
     def columns(self) -> dict[str, str]:
         "Return the printed columns, then those of `extra` that some run has (leak needs data with contexts)."
         printed = self.entry.columns
-        detail = DETAIL if self.detail and any(self.results.values()) else {}
+        metrics = [m for seeds in self.results.values() for _, m in seeds.values()]
+        detail = self.detailed if self.detail and metrics else {}
         if any(row.segment for row in self.entry.rows):
             return printed | detail  # they have both masks and predictions, and name which
-        if all(p.startswith("refined::") for p in printed.values()):
-            return printed | {name: f"refined::{path}" for name, path in detail.items()}
         if all(p.startswith("refined:") or last(p) in PLAIN for p in printed.values()):
-            return printed  # scores of the unrefined seeds say nothing about refinements or memory
-        metrics = [m for seeds in self.results.values() for _, m in seeds.values()]
-        more = {n: p for n, p in self.extra.items() if p not in printed.values()}
+            return printed | detail  # scores of the unrefined seeds say nothing about refinements or memory
+        more = {n: p for n, p in (self.extra | detail).items() if p not in printed.values()}
         return printed | {n: p for n, p in more.items() if any(dig(m, p) == dig(m, p) for m in metrics)}
+
+    @property
+    def detailed(self) -> dict[str, str]:
+        "Return the columns of detail that fit the table: of predictions, of the masks of one chain, or of seeds; else {}."
+        printed = self.entry.columns.values() if isinstance(self.entry, Table) else ()
+        if any(row.segment for row in self.entry.rows):
+            return DETAIL
+        if all(p.startswith("refined::") for p in printed):
+            return {name: f"refined::{path}" for name, path in DETAIL.items()}
+        if all(p.startswith("refined:") or last(p) in PLAIN for p in printed):
+            return {}  # masks of several chains, or memory
+        return DETAIL | ROBUSTNESS
 
 # %% ../../../nbs/paper/tables/05_measure.ipynb #e5601f11
 def frame(m: Measurement) -> pd.DataFrame:
