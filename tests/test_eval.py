@@ -229,7 +229,7 @@ def test_detail_of_stored_runs_in_a_table(store, tmp_path):
     done = CliRunner().invoke(app, ["ablate", *map(str, words)])
     assert done.exit_code == 0, done.output
     assert "mIoU by size" in done.stdout and "Detail: mIoU of the classes where they cover" in done.stdout
-    table = pd.read_csv(tmp_path / "detail.csv")
+    table = pd.read_csv(tmp_path / "detail.csv", dtype={"runs": str})
     means = table.pivot(index="runs", columns="column", values="mean")  # a run per row
     call(*(r.key for r in runs), "--runs", folder, "--sizes", "--boundary", "--out", tmp_path / "eval.json")
     found = json.loads((tmp_path / "eval.json").read_text())

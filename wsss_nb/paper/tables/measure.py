@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTRA', 'CEILING', 'DETAIL', 'ROBUSTNESS', 'LOWER', 'PLAIN', 'difference', 'dig', 'last', 'spread', 'refinement',
-           'look_up', 'details', 'Measurement', 'frame']
+           'look_up', 'look_up_detail', 'Measurement', 'frame']
 
 # %% ../../../nbs/paper/tables/05_measure.ipynb #436ba769
 import itertools
@@ -95,7 +95,7 @@ def look_up(run: Run, chain: str) -> dict[str, Any]:
     return masks_of(run, chain)
 
 
-def details(run: Run, data: WsssData, chain: str | None = None) -> dict[str, Any]:
+def look_up_detail(run: Run, data: WsssData, chain: str | None = None) -> dict[str, Any]:
     "Return the scores of `DETAIL` of a run's seeds or predictions, or of its masks after a chain."
     from wsss_nb.pipeline.detail import detail_of  # on demand, too
 
@@ -219,7 +219,7 @@ class Measurement:
 
         @cache
         def read(run: Run) -> dict:
-            more = details(run, self.open(run.recipe.data)) if self.detail else {}
+            more = look_up_detail(run, self.open(run.recipe.data)) if self.detail else {}
             return run.result["metrics"] | more | {k: v for k, v in run.result.items() if k == "training"}
 
         return {
@@ -230,7 +230,9 @@ class Measurement:
     def refined_masks(self, run: Run, chain: str) -> dict[str, Any]:
         "Return the metrics of a run's refined masks; {} if masks are missing."
         found = look_up(run, chain)
-        return found | details(run, self.open(run.recipe.data), chain) if found and self.detail else found
+        return (
+            found | look_up_detail(run, self.open(run.recipe.data), chain) if found and self.detail else found
+        )
 
     def values(self, row: Row, path: str) -> dict[int, float]:
         "Return a row's metric by seed, scaled as by `dig`."
