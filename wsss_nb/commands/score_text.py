@@ -126,11 +126,13 @@ def write_scores(
 
 
 def cell_text(column: str, value: Any) -> str:
-    "Format a cell of a Markdown table: shares in percent, numbers of pixels and instances as they are."
+    "Format a cell of a Markdown table: shares in percent, thresholds, numbers of pixels and instances as they are."
     if isinstance(value, str):
         return value
     if isnan(value):
         return "-"
+    if column in ("robustness_at", "robustness_low", "robustness_high", "robustness_width"):
+        return f"{value:.2f}"
     return f"{value:.0f}" if column in ("pixels", "instances") else f"{100 * value:.1f}"
 
 # %% ../../nbs/commands/10_score_text.ipynb #712f4293
