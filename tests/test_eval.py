@@ -95,12 +95,15 @@ def test_written_and_the_same_for_any_number_of_workers(folders, kind):
     if kind == "csv":
         table = pd.read_csv(files[0], index_col="class")
         np.testing.assert_allclose(table.iou, [*iou, np.mean(iou)])
-        assert {"trimap_iou 40", "boundary_f 0.008", "boundary_f 1"} <= set(table)
+        assert {"trimap_iou 40", "boundary_f 0.008", "boundary_f 1", "boundary_iou 2"} <= set(table)
         assert table.loc["mean", "pixel_accuracy"] == accuracy
     elif kind == "json":
         found = json.loads(files[0].read_text())
         assert found["images"] == 40 and found["miou"] == pytest.approx(np.mean(iou))
         assert found["per_class"]["background"]["boundary_f 1"] is None
+        by_class = [found["per_class"][str(c)]["boundary_iou 2"] for c in (1, 2, 3)]
+        assert found["boundary_miou 2"] == pytest.approx(np.mean(by_class)) and 0 < by_class[0] < 1
+        assert not any(k.startswith("robustness") for k in found)  # masks have no threshold
     else:
         assert files[0].read_text().count("\n") == 7
 
@@ -194,16 +197,48 @@ def store(tmp_path_factory):
 def test_runs(store, tmp_path):
     folder, runs = store
     at = [100 * r.result["metrics"]["miou"] for r in runs]
-    one = call(runs[0].key, "--runs", folder, "--boundary", "--trimap")
+    one = call(runs[0].key, "--runs", folder, "--boundary", "--trimap", "--out", tmp_path / "one.json")
     assert one.exit_code == 0, one.stderr
-    for words in (f"miou {at[0]:.1f}", "leak", "0.008 of the diagonal"):
+    found = json.loads((tmp_path / "one.json").read_text())
+    best = f"best mIoU {100 * found['robustness_best']:.1f} at {found['robustness_at']:.2f}"
+    for words in (
+        f"miou {at[0]:.1f}",
+        "leak",
+        "0.008 of the diagonal",
+        "boundary mIoU",
+        best,
+        "within 95 % of it",
+    ):
         assert words in one.stdout
+    assert found["robustness_low"] <= found["robustness_at"] <= found["robustness_high"]
+    assert 0 < found["robustness_area"] <= found["robustness_best"]
     two = call(*(r.key[:8] for r in runs), "--runs", folder, "--out", tmp_path / "two.csv")
     table = two.stdout.splitlines()
-    assert len(table) == 4
+    assert len(table) == 4 and "within_95" in table[0]
     assert all(r.key in line and f"{x:.1f}" in line for r, x, line in zip(runs, at, table[1:]))
     assert list(pd.read_csv(tmp_path / "two.csv").masks.unique()) == [r.key for r in runs]
     assert not (runs[0].path / "two.csv").exists() and runs[0].result["metrics"]["miou"] == at[0] / 100
+
+
+def test_detail_of_stored_runs_in_a_table(store, tmp_path):
+    "The table's numbers by size, at outlines and over thresholds are those of `eval`; the runs' results stay."
+    folder, runs = store
+    before = [(r.path / "result.json").read_bytes() for r in runs]
+    words = ["--data", "cooccur?n=16&size=64", "--preset", "smoke", "--runs", folder, "--out", tmp_path]
+    words += ["--methods", ",".join(f"run:{r.key}" for r in runs), "--detail", "--name", "detail"]
+    done = CliRunner().invoke(app, ["ablate", *map(str, words)])
+    assert done.exit_code == 0, done.output
+    assert "mIoU by size" in done.stdout and "Detail: mIoU of the classes where they cover" in done.stdout
+    table = pd.read_csv(tmp_path / "detail.csv", dtype={"runs": str})
+    means = table.pivot(index="runs", columns="column", values="mean")  # a run per row
+    call(*(r.key for r in runs), "--runs", folder, "--sizes", "--boundary", "--out", tmp_path / "eval.json")
+    found = json.loads((tmp_path / "eval.json").read_text())
+    for key in found:
+        names = {"boundary mIoU": ("boundary_miou 2", 100), "area": ("robustness_area", 100)}
+        names |= {"width": ("robustness_width", 1), "5-20 %": ("size_miou 5-20 %", 100)}
+        for column, (name, scale) in names.items():
+            assert means.loc[key, column] == pytest.approx(scale * found[key][name]), column
+    assert [(r.path / "result.json").read_bytes() for r in runs] == before
 
 
 def test_runs_against_runs(store):
@@ -275,6 +310,7 @@ def test_shards_merged_are_the_whole():
     assert total.images == 12 and (total.confusion.matrix == whole.confusion.matrix).all()
     assert (total.trimap.counts == whole.trimap.counts).all()
     assert (total.boundary.images == whole.boundary.images).all()
+    assert (total.boundary_iou.counts == whole.boundary_iou.counts).all()
     np.testing.assert_allclose(total.boundary.sums, whole.boundary.sums, rtol=1e-12)
 
     def false_positives(some):

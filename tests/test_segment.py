@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from wsss_nb.explore.scores import infer_image
 from wsss_nb.metrics.confusion import Confusion, predict_mask
 from wsss_nb.paper.registry import ENTRIES, lookup
 from wsss_nb.pipeline import masks as masks_module
+from wsss_nb.pipeline.detail import detail_of
 from wsss_nb.pipeline.evaluate import evaluate_predictions
 from wsss_nb.pipeline.experiment import Experiment, run_recipe
 from wsss_nb.pipeline.load import load_model
@@ -90,6 +92,10 @@ def test_predictions_are_evaluated(trained, tmp_path):
     assert "threshold" not in done.stdout and "leak" not in done.stdout
     columns = (tmp_path / "scores.csv").read_text().splitlines()[0].split(",")
     assert {"precision", "recall", "size_iou < 5 %", "trimap_iou 2", "boundary_f 2"} <= set(columns)
+    mean = pd.read_csv(tmp_path / "scores.csv", index_col="class").loc["mean"]
+    detail = detail_of(run)
+    assert detail["boundary_miou"] == mean["boundary_iou 2"] and "robustness" not in detail
+    np.testing.assert_equal(list(detail["sizes"].values()), [mean[f"size_iou {k}"] for k in detail["sizes"]])
     both = call("eval", run.key, cam.key, "--split", "train", "--runs", store)
     assert both.exit_code == 0 and run.key in both.stdout and cam.key in both.stdout, both.output
     assert both.stdout.count("from random") == 1 and "from random" in call("runs", "--runs", store).stdout

@@ -53,6 +53,7 @@ def changed(recipe, split: str | None, threshold: str | None):
 def judge_seeds(run, data, recipe, options: tuple, device: str):
     "Return metrics and counts of a run's seeds; infer missing CAMs first."
     from wsss_nb.cams import chosen_ids
+    from wsss_nb.metrics.robustness import robustness
     from wsss_nb.pipeline.evaluate import evaluate
     from wsss_nb.pipeline.judge import score_masks
     from wsss_nb.pipeline.load import seed_loader
@@ -63,7 +64,9 @@ def judge_seeds(run, data, recipe, options: tuple, device: str):
     metrics = evaluate(recipe, data, run.path)
     load = seed_loader(run, data, split, metrics["threshold"])
     ids = chosen_ids(data, split, recipe.inference.limit)
-    return metrics, score_masks(load, ids, data.classes, *options, title=f"seeds {run.key}")
+    scores = score_masks(load, ids, data.classes, *options, title=f"seeds {run.key}")
+    scores.robustness = robustness(**metrics["sweep"])
+    return metrics, scores
 
 
 def judge_predictions(run, data, split: str, options: tuple, device: str):
@@ -134,7 +137,10 @@ TrimapFlag = Annotated[
 ]
 BoundaryFlag = Annotated[
     bool,
-    typer.Option("--boundary", help="Add the boundary F, within 0.008 of the diagonal and the same widths."),
+    typer.Option(
+        "--boundary",
+        help="Add boundary mIoU (2 px is usual) and boundary F, within 0.008 of the diagonal and the same widths.",
+    ),
 ]
 SizesFlag = Annotated[
     bool,
@@ -290,12 +296,14 @@ def judge_runs(
             text = metrics_text(metrics)
         found[run.key] = scores
         row = dict(run=run.key, method=recipe.method, seed=recipe.seed)
-        row |= {k: 100 * v for k, v in scores.summary().items()}
+        row |= {k: 100 * v for k, v in scores.summary().items() if not k.startswith("robustness")}
         row |= {k: 100 * metrics[k] for k in ("leak", "excess_leak") if k in metrics}
         if recipe.model.segments:
             row["weights"] = weights_text(run)
         if "threshold" in metrics:
             row["threshold"] = metrics["threshold"]
+            r = scores.robustness
+            row |= {"within_95": f"{r['low']:.2f}-{r['high']:.2f}", "area": 100 * r["area"]}
         rows.append(row)
     if len(rows) == 1:
         echo_scores(scores, text)

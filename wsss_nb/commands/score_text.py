@@ -13,7 +13,7 @@ from typing import Any
 
 # %% ../../nbs/commands/10_score_text.ipynb #12d2e7e5
 WIDTHS = (1, 2, 3, 5, 10, 20, 40)  # of --trimap, px
-TOLERANCES = (0.008, *WIDTHS)  # of --boundary: DAVIS's share of the image diagonal, then px
+TOLERANCES = (0.008, *WIDTHS)  # of --boundary: DAVIS's share of the image's diagonal, then px
 FORMATS = (".csv", ".json", ".md")
 SHOW = dict(float_format="{:.1f}".format, na_rep="-")  # percent
 
@@ -22,6 +22,7 @@ def metrics_text(metrics: dict[str, Any]) -> str:
     "Format metrics in percent: a table of the classes, a table of the leaks, the means, the CAM grid."
     import pandas as pd
 
+    from wsss_nb.pipeline.detail import robustness_of, robustness_text
     from wsss_nb.run.store import grid_text
 
     text = [(100 * pd.DataFrame(metrics["per_class"])).to_string(**SHOW)]
@@ -34,17 +35,21 @@ def metrics_text(metrics: dict[str, Any]) -> str:
     means = [f"{k} {100 * metrics[k]:.1f}" for k in shown if k in metrics and not isnan(metrics[k])]
     if "threshold" in metrics:
         means.append(f"threshold {metrics['threshold']:.2f} from {metrics['threshold_from']}")
+    if text_of_sweep := robustness_text(metrics):
+        means.append(f"{text_of_sweep}, area {100 * robustness_of(metrics)['area']:.1f}")
     line = "; ".join(filter(None, ["  ".join(means), grid_text(metrics)]))
     return "\n\n".join([*text, f"{metrics['split']}: {line}"])
 
 # %% ../../nbs/commands/10_score_text.ipynb #b97a70f6
 def bands_text(scores) -> str:
-    "Format trimap mIoU and boundary F by width, in percent; '' if neither was computed."
+    "Format trimap mIoU, boundary mIoU and boundary F by width, in percent; '' if none was computed."
     import pandas as pd
 
     columns = {}
     if scores.trimap is not None:
         columns["trimap mIoU"] = pd.Series(100 * scores.trimap.miou(), scores.trimap.widths)
+    if scores.boundary_iou is not None:
+        columns["boundary mIoU"] = pd.Series(100 * scores.boundary_iou.miou(), scores.boundary_iou.widths)
     if scores.boundary is not None:
         columns["boundary F"] = pd.Series(100 * scores.boundary.mean_f(), scores.boundary.widths)
     table = pd.DataFrame(columns).sort_index()
@@ -121,11 +126,13 @@ def write_scores(
 
 
 def cell_text(column: str, value: Any) -> str:
-    "Format a cell of a Markdown table: shares in percent, numbers of pixels and instances as they are."
+    "Format a cell of a Markdown table: shares in percent, thresholds, numbers of pixels and instances as they are."
     if isinstance(value, str):
         return value
     if isnan(value):
         return "-"
+    if column in ("robustness_at", "robustness_low", "robustness_high", "robustness_width"):
+        return f"{value:.2f}"
     return f"{value:.0f}" if column in ("pixels", "instances") else f"{100 * value:.1f}"
 
 # %% ../../nbs/commands/10_score_text.ipynb #712f4293

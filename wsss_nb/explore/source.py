@@ -106,7 +106,8 @@ class Source(Images):
         self.runs = dict(zip(run_labels(runs), runs))
         self.recipes = {label: run.recipe for label, run in self.runs.items()}
         self.lines = {label: run_line(run) for label, run in self.runs.items()}
-        self.grids = {label: grid_text(run.result["metrics"]) for label, run in self.runs.items()}
+        self.metrics = {label: run.result["metrics"] for label, run in self.runs.items()}
+        self.grids = {label: grid_text(metrics) for label, metrics in self.metrics.items()}
         self._cams = Cache(64 * MIB)
         self._models = Cache(1024 * MIB)
         self._scores: dict[tuple[str, str], Scores] = {}

@@ -9,7 +9,7 @@ __all__ = ['MaskScores', 'refuse', 'score_masks', 'read_labels', 'pair_up', 'top
 # %% ../../nbs/pipeline/00_judge.ipynb #935777d6
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy import ndarray
 from ..core import UserError, cores, list_offenders
 from ..data.files import Faults, index, read_lines, read_map
 from ..metrics.boundary import BoundaryF, Trimap
+from ..metrics.boundary_iou import BoundaryIoU
 from ..metrics.confusion import IGNORE, Confusion
 from ..metrics.counts import Counts
 from ..metrics.sizes import BySize
@@ -28,9 +29,9 @@ from ..refine.parts.pool import image_pool
 # %% ../../nbs/pipeline/00_judge.ipynb #834e82b5
 @dataclass
 class MaskScores(Counts):
-    "Counts over images: confusion, trimap, boundary F, sizes of objects. Metrics are shares in [0, 1]."
+    "Counts over images: confusion, trimap, boundary F and IoU, sizes of objects. Metrics are shares in [0, 1]."
 
-    added = ("confusion", "trimap", "boundary", "sizes", "images")
+    added = ("confusion", "trimap", "boundary", "boundary_iou", "sizes", "images")
     agree = ("classes",)
     disagreement = "Scores of different classes cannot be added."
 
@@ -38,15 +39,17 @@ class MaskScores(Counts):
     confusion: Confusion
     trimap: Trimap | None = None
     boundary: BoundaryF | None = None
+    boundary_iou: BoundaryIoU | None = None
     sizes: BySize | None = None
     images: int = 0
+    robustness: dict[str, float] = field(default_factory=dict)  # of seeds, from `metrics.robustness`
 
     @classmethod
     def start(
         cls,
         classes: Sequence[str],  # without background
         widths: Sequence[int] = (),  # of the trimap, px
-        tolerances: Sequence[float] = (),  # of the boundary F, px or (below 1) shares of the diagonal
+        tolerances: Sequence[float] = (),  # of boundary F and IoU, px or (below 1) shares of the diagonal
         limits: Sequence[float] = (),  # between the sizes of objects, shares of the image
     ) -> "MaskScores":
         "Return counts of zero images."
@@ -56,41 +59,46 @@ class MaskScores(Counts):
             Confusion(n),
             Trimap(n, widths) if len(widths) else None,
             BoundaryF(n, tolerances) if len(tolerances) else None,
+            BoundaryIoU(n, tolerances) if len(tolerances) else None,
             BySize(n, limits) if len(limits) else None,
         )
 
     def update(self, truth: ndarray, pred: ndarray, id: str = "") -> "MaskScores":
         "Count one image."
-        for part in (self.confusion, self.trimap, self.boundary, self.sizes):
+        for part in (self.confusion, self.trimap, self.boundary, self.boundary_iou, self.sizes):
             if part is not None:
                 part.update(truth, pred, id)
         self.images += 1
         return self
 
     def summary(self) -> dict[str, float]:
-        "Return mIoU, pixel accuracy, foreground means; trimap mIoU and boundary F by width, mIoU by size."
+        "Return mIoU, pixel accuracy, foreground means; trimap and boundary mIoU and boundary F by width, mIoU by size; robustness."
         out = self.confusion.summary()
         if (t := self.trimap) is not None:
             out |= {f"trimap_miou {w:g}": x for w, x in zip(t.widths, t.miou().tolist())}
         if (b := self.boundary) is not None:
             out |= {f"boundary_f {w:g}": x for w, x in zip(b.widths, b.mean_f().tolist())}
+        if (i := self.boundary_iou) is not None:
+            out |= {f"boundary_miou {w:g}": x for w, x in zip(i.widths, i.miou().tolist())}
         if (s := self.sizes) is not None:
             out |= {f"size_miou {name}": x for name, x in zip(s.names, s.miou().tolist())}
-        return out
+        return out | {f"robustness_{k}": v for k, v in self.robustness.items()}
 
     def table(self) -> pd.DataFrame:
-        "Return IoU, precision, recall, FDR, pixels, IoU and F by width, IoU by size; a row per class, background first."
+        "Return IoU, precision, recall, FDR, pixels, IoUs and F by width, IoU by size; a row per class, background first."
         more = {}
         if (t := self.trimap) is not None:
             more |= {f"trimap_iou {w:g}": x for w, x in zip(t.widths, t.iou())}
         if (b := self.boundary) is not None:
             more |= {f"boundary_f {w:g}": [np.nan, *x] for w, x in zip(b.widths, b.f().T)}
+        if (i := self.boundary_iou) is not None:
+            more |= {f"boundary_iou {w:g}": [np.nan, *x] for w, x in zip(i.widths, i.iou().T)}
         if (s := self.sizes) is not None:
             more |= {f"size_iou {name}": [np.nan, *x] for name, x in zip(s.names, s.iou())}
         return self.confusion.table(self.classes).assign(**more)
 
     def frame(self) -> pd.DataFrame:
-        "Return `table` with a last row `mean`, which also has the pixel accuracy."
+        "Return `table` with a last row `mean`, which also has the pixel accuracy and the robustness."
         means = {k.replace("miou", "iou"): v for k, v in self.summary().items()}
         means["pixels"] = self.confusion.matrix.sum()
         return pd.concat([self.table(), pd.DataFrame(means, index=pd.Index(["mean"], name="class"))])
@@ -114,7 +122,7 @@ def score_masks(
     ids: Sequence[str],
     classes: Sequence[str],
     widths: Sequence[int] = (),  # of the trimap, px
-    tolerances: Sequence[float] = (),  # of the boundary F, px or (below 1) shares of the diagonal
+    tolerances: Sequence[float] = (),  # of boundary F and IoU, px or (below 1) shares of the diagonal
     limits: Sequence[float] = (),  # between the sizes of objects, shares of the image
     workers: int | None = None,  # threads; None: one for each core
     title: str = "masks",  # of the progress bar

@@ -19,6 +19,7 @@ from .overlays import layer_legend, pixel_facts, truth_names
 from .panels import MASK_NOTE, Panel, input_panel, run_panels
 from .state import ExplorerState
 from .waits import Piece, look_of, pieces
+from ..scores import sweep_text
 from ..source import Source
 from ..widgets.captions import input_facts, legend_html, run_facts
 from ..widgets.compose import draw_names, painted, region_places
@@ -56,11 +57,13 @@ def facts_shown(
     panel: Panel,
     facts: dict[str, Any]
     | None = None,  # from `pixel_facts`; None: no pixel, or its facts are not computed yet
+    sweep: str = "",  # from `sweep_text`
 ) -> str:  # HTML
     "Write the table below a run's picture."
     cams = source.cams(label, look.split, look.image)
     shown = panel.ious or [c for c in look.classes if c in cams.classes]
-    return run_facts(source.data.classes, list(shown), panel.ious, cams.probabilities, panel.about, facts)
+    values = (list(shown), panel.ious, cams.probabilities, panel.about, facts, panel.boundary, sweep)
+    return run_facts(source.data.classes, *values)
 
 # %% ../../../nbs/explore/cams/06_canvas.ipynb #d5d9377d
 WIDEST = 640  # width of a picture, CSS pixels
@@ -153,7 +156,8 @@ class Canvas(VBox):
             facts = pixel_facts(source, label, look.split, look.image, *pixel, look.classes)
         threshold = source.threshold(label) if look.threshold is None else look.threshold
         note = "no threshold" if source.segments(label) else f"at {threshold:.2f}"
-        table = facts_shown(source, look, label, seeds, facts)
+        sweep = sweep_text(source.metrics[label], threshold)
+        table = facts_shown(source, look, label, seeds, facts, sweep)
         shown = {k: (label, note, seeds.rgb, table)}
         if masks:
             table = facts_shown(source, look, label, masks[0])

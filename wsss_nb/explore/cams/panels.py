@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MASK_NOTE', 'Panel', 'panels', 'input_panel', 'run_panels', 'switched_on', 'drawn_layer', 'joined', 'note_and_ious',
-           'marked', 'view', 'export_figure']
+           'boundary_of', 'marked', 'view', 'export_figure']
 
 # %% ../../../nbs/explore/cams/03_panels.ipynb #116af70b
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from .term_layers import layer_picture
 from ..scores import Cams
 from ..source import Source
 from wsss_nb.explore.widgets.compose import (
+    boundary_miou,
     cam_places,
     caption,
     class_ious,
@@ -49,6 +51,7 @@ class Panel:
     note: str = ""
     ious: dict[int, float] | None = None  # class -> IoU; None for the input, and without ground truth
     about: str = ""  # the part of the note about the layer
+    boundary: float = math.nan  # boundary mIoU at 2 px of the classes shown; NaN without ground truth
 
 
 def panels(source: Source, state: ExplorerState) -> list[Panel]:
@@ -77,7 +80,8 @@ def run_panels(source: Source, state: ExplorerState, label: str) -> list[Panel]:
         seed = seed_mask(cams.classes, cams.cam, threshold, shown)
     rgb, places, about = drawn_layer(source, state, label, cams, shown, seed)
     note, ious = note_and_ious(source, state.image, seed, shown, cams.probabilities)
-    found = [Panel(label, marked(source, state, rgb, places), joined(about, note), ious, about)]
+    band = boundary_of(source, state.image, seed, shown)
+    found = [Panel(label, marked(source, state, rgb, places), joined(about, note), ious, about, band)]
     if state.refine:
         mask = refined_mask(source, label, state.split, state.image, state.refine, threshold)
         if network:
@@ -86,9 +90,9 @@ def run_panels(source: Source, state: ExplorerState, label: str) -> list[Panel]:
             mask = np.where(np.isin(mask, [c + 1 for c in shown]), mask, 0).astype(np.uint8)
         rgb = painted(source.image(state.image), mask, state.opacity)
         note, ious = note_and_ious(source, state.image, mask, shown, cams.probabilities)
-        found.append(
-            Panel(f"{label}, {state.refine}", marked(source, state, rgb, region_places(mask)), note, ious)
-        )
+        title, picture = f"{label}, {state.refine}", marked(source, state, rgb, region_places(mask))
+        band = boundary_of(source, state.image, mask, shown)
+        found.append(Panel(title, picture, note, ious, boundary=band))
     return found
 
 
@@ -147,6 +151,12 @@ def note_and_ious(
         return caption(ious, names), ious
     known = [c for c in shown if probabilities[c] == probabilities[c]]  # not of imported CAMs
     return ", ".join(f"p({names[c]}) = {float(probabilities[c]):.2f}" for c in known), None
+
+
+def boundary_of(source: Source, id: str, mask: ndarray, shown: Sequence[int]) -> float:
+    "Compute the boundary mIoU of the shown classes in a mask, uint8 [H, W]; NaN without ground truth."
+    truth = source.truth(id)
+    return boundary_miou(truth["mask"], mask, shown) if "mask" in truth else math.nan
 
 
 def marked(

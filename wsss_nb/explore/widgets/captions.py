@@ -61,8 +61,9 @@ def class_rows(
     ious: Mapping[int, float] | None,  # class -> IoU; None: no ground truth
     probabilities: Sequence[float],  # of the classifier for every class
     at_pixel: Mapping[int, float] | None = None,  # class -> CAM at the pixel, in [0, 1]; None: no pixel
+    boundary: float = math.nan,  # boundary mIoU; NaN: no row
 ) -> list[str]:
-    "Write a row per class: IoU (without ground truth the classifier's probability), and the CAM at the pixel."
+    "Write a row per class: IoU (without ground truth the classifier's probability), and the CAM at the pixel; then the means."
     if not shown:
         return []
     more = {}
@@ -80,6 +81,8 @@ def class_rows(
     if ious is not None and len(defined) > 1:
         mean = sum(defined) / len(defined)
         rows.append(tr("mean", percent(mean), mean, "&nbsp;" if more else "", "sum"))
+    if not math.isnan(boundary):
+        rows.append(tr("boundary, 2 px", percent(boundary), boundary, "&nbsp;" if more else ""))
     return rows
 
 # %% ../../../nbs/explore/widgets/01_captions.ipynb #82270a76
@@ -104,16 +107,20 @@ def run_facts(
     probabilities: Sequence[float],
     about: str = "",  # note on the layer
     facts: Mapping[str, Any] | None = None,  # from `pixel_facts`; None: no pixel is chosen
+    boundary: float = math.nan,
+    sweep: str = "",  # from `explore.scores.sweep_text`
 ) -> str:
     "Write the caption of a run's picture (see `class_rows` for the arguments)."
     columns = ["", "bars", "numbers"]
     words = []
     if about:
         words.append(pair("layer", escape(about)))
+    if sweep:
+        words.append(pair("threshold", escape(sweep)))
     if facts:
         columns.append("numbers")
         words += fact_rows(facts, names)
-    rows = class_rows(names, shown, ious, probabilities, facts and facts["cam"])
+    rows = class_rows(names, shown, ious, probabilities, facts and facts["cam"], boundary)
     return table_html(rows, columns) + table_html(words, ("keys", ""))
 
 
