@@ -34,6 +34,9 @@ DOOR = {  # name -> module
     "refine_run": "pipeline.masks",
     "save_masks": "pipeline.masks",
     "mask_shares": "pipeline.pictures",
+    # CAMs and masks of other projects
+    "import_run": "pipeline.exchange",
+    "export_run": "pipeline.exchange",
     # any classifier
     "open_classifier": "models.classifier",
     "grad_cam": "models.attribution",
