@@ -26,11 +26,10 @@ from wsss_nb.data.files import (
     FileData,
     index,
     longest_text,
-    read_lines,
     write_map,
 )
 from .pickles import read_label_vectors
-from .tables import read_contexts, read_names, read_superclasses, read_tags
+from .tables import read_contexts, read_lines, read_names, read_superclasses, read_tags
 
 # %% ../../nbs/data/08_folder.ipynb #e3cf805e
 def write_folder(

@@ -27,8 +27,8 @@ from wsss_nb.data.files import (
     FileData,
     index,
     longest_text,
-    read_lines,
 )
+from .tables import read_lines
 
 # %% ../../nbs/data/09_voc.ipynb #1ae5a854
 SUPERCLASSES = dict(

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..core import UserError, pick_device
-from ..data.files import read_text
+from ..data.tables import read_text
 from .attribution import Evidence, class_evidence, pooled_linearly
 from wsss_nb.models.backbones import (
     IMAGENET_MEAN,

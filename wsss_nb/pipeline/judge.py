@@ -18,7 +18,8 @@ import pandas as pd
 from numpy import ndarray
 
 from ..core import UserError, cores, list_offenders
-from ..data.files import Faults, index, read_lines, read_map
+from ..data.files import Faults, index, read_map
+from ..data.tables import read_lines
 from ..metrics.boundary import BoundaryF, Trimap
 from ..metrics.boundary_iou import BoundaryIoU
 from ..metrics.confusion import IGNORE, Confusion
