@@ -25,7 +25,7 @@ from ..core import UserError, atomic_path, list_offenders, read_json, write_json
 from .cooccur import CooccurData
 from .files import BROKEN, FORM, IMAGE_SUFFIXES, Faults, orientation
 from .pickles import read_label_vectors
-from .tables import read_table
+from .tables import read_table, reserved
 
 # %% ../../nbs/data/11_tagged.ipynb #8f5b4300
 def split_tags(cells: Sequence[str]) -> list[list[str]]:
@@ -48,6 +48,8 @@ def known_tags(
         if n > 1:
             same = " and ".join(repr(c) for c in classes if c.lower() == name)
             faults.add(f"the classes {same} differ only in case")
+    for name in filter(reserved, classes):
+        faults.add(f"{name!r} is no class: a picture without an object has an empty cell for its tags")
     return classes
 
 # %% ../../nbs/data/11_tagged.ipynb #9c3e2bf1

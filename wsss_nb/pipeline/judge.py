@@ -218,9 +218,9 @@ def read_list(file: str | Path) -> list[str]:
 
 
 def read_classes(file: str | Path) -> list[str]:
-    "Read class names, one per line, label 1 first; a first line `background` (label 0) is skipped."
+    "Read class names, one per line, label 1 first; a first line `background` (label 0), in any letters, is skipped."
     names = read_list(file)
-    if names[0] == "background":
+    if names[0].strip(" _").lower() == "background":
         names = names[1:]
     if not names or len(set(names)) < len(names):
         raise UserError(
