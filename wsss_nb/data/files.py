@@ -247,6 +247,8 @@ class FileData(WsssData):
         self.maps = {f: dict(m) for f, m in maps.items() if m}
         self.sizes: dict[str, tuple[int, int]] = {}
         self._contents: dict[str, str] = {}
+        self.colours: dict[tuple[str, int], tuple[str, Path]] = {}  # of labels in palettes, where first seen
+        self.differ: dict[str, str] = {}  # field -> a label with two colours
         super().__init__(name, has=[*self.maps], **info)
 
     def path(self, id: str, field: str = "image") -> Path | None:
@@ -289,9 +291,23 @@ class FileData(WsssData):
         path = self.require_path(id, field)
         try:
             with Image.open(path) as im:
-                return upright_size(im) if field == "image" else (im.height, im.width)
+                if field == "image":
+                    return upright_size(im)
+                if im.mode == "P" and field in ("mask", "stuff"):
+                    self.compare_colours(path, field, im.getpalette() or [])
+                return im.height, im.width
         except BROKEN as e:
             raise UserError(f"{short(path)} is not a picture.", "Replace it.") from e
+
+    def compare_colours(self, path: Path, field: str, palette: Sequence[int]) -> None:
+        "Note the first label that has another colour in this palette than in an earlier file's."
+        for k in range(1, min(len(self.classes), len(palette) // 3 - 1) + 1):
+            colour = "#" + bytes(palette[3 * k : 3 * k + 3]).hex()
+            before, file = self.colours.setdefault((field, k), (colour, path))
+            if before != colour:
+                self.differ.setdefault(
+                    field, f"label {k} is {before} in {short(file)} and {colour} in {short(path)}"
+                )
 
     def drop(self, bad: Mapping[str, str]) -> None:
         super().drop(bad)
@@ -348,6 +364,11 @@ class FileData(WsssData):
                 if wrong:
                     faults.add(wrong, id)
         self.notice_large([i for i in ids if i in self.images and i not in faults.images])
+        for field, found in self.differ.items():
+            self.notice(
+                f"palettes of the files of {field} differ: {found}. Labels are the numbers that are stored, not the "
+                "colours: see that they mean the same class."
+            )
 
     def notice_large(self, ids: Sequence[str]) -> None:
         "Say at which size images are read that are larger than `longest`."
