@@ -12,16 +12,15 @@ import hashlib
 import json
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from ..core import UserError, cores, read_json, write_json
+from ..core import UserError, cores
 from ..data.base import IGNORE, WsssData
-from ..data.contents import cache_root
+from ..data.contents import noted
 from ..data.files import FileData, index
 from ..data.maps import add_maps, alias
 from .judge import read_labels, refuse
@@ -97,16 +96,7 @@ def folder_digest(files: dict[str, Path], data: WsssData) -> str:
 
     That takes a note in the cache; where the cache cannot be written, the files are read every time."""
     state = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files.values()]
-    about = json.dumps([data.fingerprint(), sorted(files), state])
-    seen = hashlib.blake2b(about.encode(), digest_size=8).hexdigest()
-    note = cache_root() / "labels" / f"{seen}.json"
-    with suppress(OSError):
-        if note.exists():
-            return read_json(note)["digest"]
-    digest = read_digest(files, data)
-    with suppress(OSError):
-        write_json(note, dict(digest=digest))
-    return digest
+    return noted("labels", [data.fingerprint(), sorted(files), state], lambda: read_digest(files, data))
 
 # %% ../../nbs/pipeline/13_labels.ipynb #5ea03f9c
 def truth_digest(ids: Sequence[str], data: WsssData) -> str:
