@@ -89,9 +89,10 @@ def test_there_and_back_gives_the_same_scores(trained, format, tmp_path):
     assert succeed(*words) == out and (back.path / "result.json").stat().st_mtime_ns == made  # found again
     succeed("eval", back.key, "--runs", other, "--out", tmp_path / "back.csv")
     succeed("eval", run.key, "--runs", store, "--out", tmp_path / "own.csv")
-    assert (tmp_path / "back.csv").read_text().replace(back.key, run.key) == (
-        tmp_path / "own.csv"
-    ).read_text()
+    ours, theirs = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("own", "back"))
+    if format == "png":  # masks have no threshold
+        ours = ours.loc[:, ~ours.columns.str.startswith("robustness")]
+    pd.testing.assert_frame_equal(theirs, ours, check_exact=True)
 
 
 def test_an_imported_run_is_read_as_any_other(trained, imported, tmp_path):
