@@ -34,7 +34,8 @@ from wsss_nb.pipeline import masks as masks_module
 from wsss_nb.pipeline.detail import detail_of
 from wsss_nb.pipeline.evaluate import evaluate_predictions
 from wsss_nb.pipeline.experiment import Experiment, run_recipe
-from wsss_nb.pipeline.load import load_model
+from wsss_nb.pipeline.load import data_of, load_model
+from wsss_nb.pipeline.pictures import show_seeds
 from wsss_nb.run.presets import SMALL_NETWORK, make_recipe
 from wsss_nb.run.recipe import identity
 from wsss_nb.run.store import RunStore
@@ -96,6 +97,7 @@ def test_predictions_are_evaluated(trained, tmp_path):
     detail = detail_of(run)
     assert detail["boundary_miou"] == mean["boundary_iou 2"] and "robustness" not in detail
     np.testing.assert_equal(list(detail["sizes"].values()), [mean[f"size_iou {k}"] for k in detail["sizes"]])
+    assert show_seeds(run, data_of(run), 2).get_suptitle() == "Predictions of deeplab_v2"
     both = call("eval", run.key, cam.key, "--split", "train", "--runs", store)
     assert both.exit_code == 0 and run.key in both.stdout and cam.key in both.stdout, both.output
     assert both.stdout.count("from random") == 1 and "from random" in call("runs", "--runs", store).stdout

@@ -71,8 +71,8 @@ def show_seeds(
     chain: str | None = None,  # a refinement chain whose masks `refine_run` has made; '': the seeds as masks
     threshold: float | None = None,  # of the seeds; None: the run's
 ) -> Figure:
-    "Draw image, CAM and seed of one image per class; with a chain image, seed and refined mask."
-    split = run.recipe.splits.seeds
+    "Draw image, CAM and seed (of a network: prediction) of one image per class; with a chain image, seed and refined mask."
+    split = run.recipe.judged
     limit = run_threshold(run)[0] if threshold is None else threshold
     made = None if chain is None else refined(run, chain)
     rows = []
@@ -86,13 +86,15 @@ def show_seeds(
         if made is not None:
             row[1:] = [(seed, ""), (label_map(rgb, made.mask(split, id)), "")]
         rows.append(row)
-    note = f"Seed: CAM > {limit:g}. Colours: classes, as in PASCAL VOC."
+    network = run.recipe.model.segments
+    rule = "Prediction: the likeliest class." if network else f"Seed: CAM > {limit:g}."
+    note = f"{rule} Colours: classes, as in PASCAL VOC."
+    shown, seeds = ("probability", "prediction") if network else ("CAM", "seed")
     if made is None:
-        return picture_grid(
-            rows, ["image", "CAM", "seed"], f"CAMs and seeds of {run.recipe.method}", note, blocks=2
-        )
-    title = f"Seeds before and after {chain or 'no refinement'}"
-    return picture_grid(rows, ["image", "seed", "mask"], title, note, blocks=2)
+        title = f"{'Predictions' if network else 'CAMs and seeds'} of {run.recipe.method}"
+        return picture_grid(rows, ["image", shown, seeds], title, note, blocks=2)
+    title = f"{seeds.capitalize()}s before and after {chain or 'no refinement'}"
+    return picture_grid(rows, ["image", seeds, "mask"], title, note, blocks=2)
 
 # %% ../../nbs/pipeline/08_pictures.ipynb #3c02c9a5
 def mask_shares(
